@@ -1,0 +1,1 @@
+"""The operator: what he can do, and how he says it."""

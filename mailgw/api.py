@@ -1,0 +1,113 @@
+"""THE PLUGIN AUTHOR'S ONE IMPORT: everything here is stable; what is not here may change without notice."""
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from attrs import field, frozen
+from zope.interface import implementer
+
+from mailgw.given import given
+from mailgw.interfaces import (
+    Answer,
+    IClientPolicy,
+    IClock,
+    IComponentFactory,
+    IContentPolicy,
+    IDialer,
+    IDomainGateway,
+    IGateway,
+    IMemory,
+    IObserver,
+    IRecipientPolicy,
+    IRelayPolicy,
+    IResolver,
+    IRoute,
+    ISenderPolicy,
+    LookupFailed,
+)
+from mailgw.values.address import NULL, Address, BadAddress
+from mailgw.values.content import Content
+from mailgw.values.decision import (
+    AuthResult,
+    Decision,
+    HeaderField,
+    Verdict,
+    defer,
+    discard,
+    permit,
+    proceed,
+    quarantine,
+    reject,
+)
+from mailgw.values.delivery import (
+    Envelope,
+    Fate,
+    Handed,
+    Outcome,
+    Recipient,
+    Route,
+    Shipment,
+    delivered,
+    later,
+    never,
+    unknown,
+)
+from mailgw.values.facts import ClientFacts, ContentFacts, RecipientFacts, SenderFacts, TlsFacts
+from mailgw.values.reply import Reply
+
+__all__ = [
+    "NULL",
+    "Address",
+    "Answer",
+    "AuthResult",
+    "BadAddress",
+    "ClientFacts",
+    "Content",
+    "ContentFacts",
+    "Decision",
+    "Envelope",
+    "Fate",
+    "Handed",
+    "HeaderField",
+    "IClientPolicy",
+    "IClock",
+    "IComponentFactory",
+    "IContentPolicy",
+    "IDialer",
+    "IDomainGateway",
+    "IGateway",
+    "IMemory",
+    "IObserver",
+    "IPv4Address",
+    "IPv4Network",
+    "IPv6Address",
+    "IPv6Network",
+    "IRecipientPolicy",
+    "IRelayPolicy",
+    "IResolver",
+    "IRoute",
+    "ISenderPolicy",
+    "LookupFailed",
+    "Outcome",
+    "Recipient",
+    "RecipientFacts",
+    "Reply",
+    "Route",
+    "SenderFacts",
+    "Shipment",
+    "TlsFacts",
+    "Verdict",
+    "defer",
+    "delivered",
+    "discard",
+    "field",
+    "frozen",
+    "given",
+    "implementer",
+    "later",
+    "never",
+    "permit",
+    "proceed",
+    "quarantine",
+    "reject",
+    "unknown",
+]

@@ -1,0 +1,1 @@
+"""Bring it there: each gateway delivers shipments to one kind of place."""

@@ -1,0 +1,1 @@
+"""What happened: observers of the journal."""

@@ -1,0 +1,1 @@
+"""May it pass? One file, one opinion."""

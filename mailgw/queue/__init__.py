@@ -1,0 +1,1 @@
+"""Keep it safe: states, retry, fairness, the dispatcher and the bounce."""

@@ -1,0 +1,1 @@
+"""Where to? Each route answers for the recipients it knows."""

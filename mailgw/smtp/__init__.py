@@ -1,0 +1,1 @@
+"""The language: SMTP and LMTP engines without sockets, clocks or Twisted."""

@@ -1,0 +1,1 @@
+"""Where it lies: the stores of the queue."""

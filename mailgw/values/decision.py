@@ -1,0 +1,105 @@
+"""What a policy answers. Decide by returning, never by mutating."""
+
+from enum import Enum
+
+from attrs import frozen
+
+from mailgw.values.reply import Reply
+
+__all__ = ["AuthResult", "Decision", "HeaderField", "Verdict", "defer", "discard", "permit", "proceed", "quarantine", "reject"]
+
+
+class Verdict(Enum):
+    """The kinds of answer a policy has."""
+
+    PROCEED = "proceed"
+    PERMIT = "permit"
+    DEFER = "defer"
+    REJECT = "reject"
+    DISCARD = "discard"
+    QUARANTINE = "quarantine"
+
+
+@frozen
+class HeaderField:
+    """A header field to lay on top of the message. Raises ValueError for what would break the header section (RFC 5322 §2.2)."""
+
+    name: str
+    value: str
+
+    def __attrs_post_init__(self) -> None:
+        if not self.name or not all("!" <= c <= "~" and c != ":" for c in self.name):
+            raise ValueError(f"{self.name!r} is no header field name")
+        for line in self.value.split("\r\n")[1:]:
+            if line[:1] not in (" ", "\t") or not line.strip():
+                raise ValueError("a continuation line must begin with white space and carry text")
+        bare = self.value.replace("\r\n", "")
+        if "\r" in bare or "\n" in bare or "\0" in bare:
+            raise ValueError("a header field value must not contain bare CR, bare LF or NUL")
+
+
+@frozen
+class AuthResult:
+    """One authentication result (RFC 8601), for later policies: ``AuthResult("spf", "pass", {"smtp.mailfrom": "example.org"})``."""
+
+    method: str
+    result: str
+    properties: tuple[tuple[str, str], ...] = ()
+
+
+@frozen
+class Decision:
+    """One opinion. Make it with `proceed`, `permit`, `defer`, `reject`, `discard` or `quarantine`."""
+
+    verdict: Verdict
+    reply: Reply | None = None  # what the peer hears; set for DEFER and REJECT
+    why: str = ""  # for the journal, not for the peer
+    headers: tuple[HeaderField, ...] = ()
+    tags: frozenset[str] = frozenset()
+    results: tuple[AuthResult, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        if self.verdict is Verdict.DEFER and not (self.reply and self.reply.is_transient):
+            raise ValueError("a deferral needs a 4yz reply")
+        if self.verdict is Verdict.REJECT and not (self.reply and self.reply.is_permanent):
+            raise ValueError("a rejection needs a 5yz reply")
+
+
+_PROCEED = Decision(Verdict.PROCEED)
+
+
+def proceed(
+    *,
+    headers: tuple[HeaderField, ...] = (),
+    tags: frozenset[str] | set[str] = frozenset(),
+    results: tuple[AuthResult, ...] = (),
+) -> Decision:
+    """No objection; perhaps something to add."""
+    if not (headers or tags or results):
+        return _PROCEED
+    return Decision(Verdict.PROCEED, headers=headers, tags=frozenset(tags), results=results)
+
+
+def permit(why: str) -> Decision:
+    """Allow relaying to this recipient. Only an `IRelayPolicy` may say so."""
+    return Decision(Verdict.PERMIT, why=why)
+
+
+def defer(text: str, *, code: int = 450, enhanced: str = "4.7.1", why: str = "") -> Decision:
+    """Not now: the client may try again (4yz)."""
+    return Decision(Verdict.DEFER, reply=Reply(code, enhanced, text), why=why)
+
+
+def reject(text: str, *, code: int = 550, enhanced: str = "5.7.1", why: str = "") -> Decision:
+    """No (5yz)."""
+    return Decision(Verdict.REJECT, reply=Reply(code, enhanced, text), why=why)
+
+
+def discard(why: str) -> Decision:
+    """Say 250 and throw it away: nobody is told, so say why in the journal."""
+    return Decision(Verdict.DISCARD, why=why)
+
+
+def quarantine(why: str) -> Decision:
+    """Accept it and hold it in the queue until an operator releases it."""
+    return Decision(Verdict.QUARANTINE, why=why)

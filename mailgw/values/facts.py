@@ -1,0 +1,75 @@
+"""What is known when a policy, a permit rule or a route is asked. Frozen; passwords never enter a fact."""
+
+from datetime import datetime
+from ipaddress import IPv4Address, IPv6Address
+from typing import Literal
+
+from attrs import frozen
+
+from mailgw.values.address import Address
+from mailgw.values.content import Content
+from mailgw.values.decision import AuthResult
+
+__all__ = ["ClientFacts", "ContentFacts", "RecipientFacts", "SenderFacts", "TlsFacts"]
+
+
+@frozen(kw_only=True)
+class TlsFacts:
+    """The TLS session of a connection."""
+
+    version: str  # "TLSv1.3"
+    cipher: str  # "TLS_AES_256_GCM_SHA384"
+
+
+@frozen(kw_only=True)
+class ClientFacts:
+    """Who is connected. Grows as the session goes on: after EHLO, after STARTTLS, after AUTH."""
+
+    session: str  # the id that every log line of this session carries
+    listener: str  # name of the [listen.NAME] table
+    ip: IPv4Address | IPv6Address  # IPv4-mapped IPv6 addresses arrive as IPv4
+    port: int
+    kind: Literal["relay", "submission"] = "relay"
+    helo: str = ""  # as the client said it; empty before HELO or EHLO
+    esmtp: bool = False  # EHLO, not HELO
+    tls: TlsFacts | None = None
+    login: str = ""  # the authenticated identity; empty: not authenticated
+
+    @property
+    def is_authenticated(self) -> bool:
+        """Whether the client has logged in."""
+        return bool(self.login)
+
+
+@frozen(kw_only=True)
+class SenderFacts:
+    """A MAIL command (RFC 5321 §4.1.1.2)."""
+
+    client: ClientFacts
+    sender: Address  # NULL for the null reverse-path
+    size: int | None = None  # octets, as declared with SIZE= (RFC 1870)
+    results: tuple[AuthResult, ...] = ()
+
+
+@frozen(kw_only=True)
+class RecipientFacts:
+    """A RCPT command (RFC 5321 §4.1.1.3), or one recipient of a queued message that is routed again."""
+
+    client: ClientFacts
+    sender: Address
+    recipient: Address
+    tags: frozenset[str] = frozenset()
+    results: tuple[AuthResult, ...] = ()
+
+
+@frozen(kw_only=True)
+class ContentFacts:
+    """A whole message, before it is accepted."""
+
+    client: ClientFacts
+    sender: Address
+    recipients: tuple[Address, ...]
+    content: Content
+    arrived: datetime
+    tags: frozenset[str] = frozenset()
+    results: tuple[AuthResult, ...] = ()

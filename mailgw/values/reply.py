@@ -1,0 +1,83 @@
+"""SMTP replies whose code, enhanced status and text agree (RFC 5321 §4.2, RFC 3463)."""
+
+import re
+
+from attrs import field, frozen
+
+__all__ = ["Reply"]
+
+_ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
+_MAX_TEXT = 500  # RFC 5321 §4.5.3.1.5: a reply line is 512 octets with code and CRLF
+
+
+@frozen
+class Reply:
+    """One reply: ``Reply(250, "2.1.5", "recipient ok")``.
+
+    ``enhanced`` is empty where no enhanced status belongs: the greeting, EHLO, and 3yz (RFC 2034 §4). Several lines are
+    separated by a newline in ``text``. Raises ValueError where the parts contradict each other.
+    """
+
+    code: int
+    enhanced: str
+    text: str
+    wire: bytes = field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        if not 200 <= self.code <= 599:
+            raise ValueError(f"{self.code} is no SMTP reply code")
+        if self.enhanced:
+            if not _ENHANCED.match(self.enhanced):
+                raise ValueError(f"{self.enhanced!r} is no enhanced status code")
+            if self.enhanced[0] != str(self.code)[0]:
+                raise ValueError(f"reply code {self.code} and enhanced status {self.enhanced} contradict each other")
+        elif self.code >= 400:
+            raise ValueError(f"reply code {self.code} needs an enhanced status")
+        object.__setattr__(self, "wire", _encode(self.code, self.enhanced, self.text))
+
+    @classmethod
+    def heard(cls, code: int, text: str) -> "Reply":
+        """Make a reply of what a peer said, however odd: a missing or contradicting enhanced status is replaced by ``x.0.0``."""
+        head, _, rest = text.partition(" ")
+        kind = str(code)[0]
+        if _ENHANCED.match(head) and head[0] == kind:
+            # Each line of a multi-line reply repeats the status (RFC 2034 §4): keep it once.
+            return cls(code, head, rest.replace(f"\n{head} ", "\n"))
+        return cls(code, f"{kind}.0.0" if code >= 400 else "", text)
+
+    @property
+    def is_positive(self) -> bool:
+        """2yz: done."""
+        return self.code < 300
+
+    @property
+    def is_transient(self) -> bool:
+        """4yz: the client may try again."""
+        return 400 <= self.code < 500
+
+    @property
+    def is_permanent(self) -> bool:
+        """5yz: the client must not repeat the same request."""
+        return self.code >= 500
+
+    def softened(self) -> "Reply":
+        """The same refusal as a deferral: what ``soft_bounce`` sends instead of 5yz."""
+        if not self.is_permanent:
+            return self
+        return Reply(self.code - 100, f"4{self.enhanced[1:]}", self.text)
+
+    def __str__(self) -> str:
+        text = self.text.replace("\n", " / ")
+        return f"{self.code} {self.enhanced} {text}" if self.enhanced else f"{self.code} {text}"
+
+
+def _encode(code: int, enhanced: str, text: str) -> bytes:
+    # Nothing a plugin or a peer put into a text may forge a second reply or leave ASCII (RFC 5321 §4.2).
+    lines = []
+    for line in text.split("\n") if "\n" in text else (text,):
+        if not (line.isascii() and line.isprintable()):
+            line = "".join(c if " " <= c <= "~" else "?" for c in line)
+        lines.append(line[:_MAX_TEXT])
+    status = f"{enhanced} " if enhanced else ""
+    last = len(lines) - 1
+    return "".join([f"{code}{' ' if i == last else '-'}{status}{line}\r\n" for i, line in enumerate(lines)]).encode("ascii")
