@@ -23,8 +23,8 @@ from mailgw.values.ledger import Entry, Notice, Order, Parcel, Put, Selection, S
 class IClientPolicy(Interface):
     """Asked once for each connection, before the greeting::
 
-    def check_client(self, facts):
-        return reject("no thanks") if facts.ip in self.unwanted else proceed()
+        def check_client(self, facts):
+            return reject("no thanks") if facts.ip in self.unwanted else proceed()
     """
 
     def check_client(facts: ClientFacts) -> Decision | Awaitable[Decision]:
@@ -34,8 +34,8 @@ class IClientPolicy(Interface):
 class ISenderPolicy(Interface):
     """Asked for each MAIL command::
 
-    def check_sender(self, facts):
-        return proceed() if facts.sender else defer("no bounces today")
+        def check_sender(self, facts):
+            return proceed() if facts.sender else defer("no bounces today")
     """
 
     def check_sender(facts: SenderFacts) -> Decision | Awaitable[Decision]:
@@ -59,8 +59,8 @@ class IRelayPolicy(Interface):
 class IRecipientPolicy(Interface):
     """Asked for each RCPT command whose relaying is permitted::
 
-    def check_recipient(self, facts):
-        return reject("no such user here", enhanced="5.1.1") if facts.recipient not in self.users else proceed()
+        def check_recipient(self, facts):
+            return reject("no such user here", enhanced="5.1.1") if facts.recipient not in self.users else proceed()
     """
 
     def check_recipient(facts: RecipientFacts) -> Decision | Awaitable[Decision]:
@@ -70,8 +70,8 @@ class IRecipientPolicy(Interface):
 class IContentPolicy(Interface):
     """Asked once for each message, when all of it is here and before it is accepted::
 
-    def check_content(self, facts):
-        return quarantine("looks odd") if b"X-Odd:" in facts.content.header() else proceed()
+        def check_content(self, facts):
+            return quarantine("looks odd") if b"X-Odd:" in facts.content.header() else proceed()
     """
 
     def check_content(facts: ContentFacts) -> Decision | Awaitable[Decision]:
@@ -84,11 +84,11 @@ class IContentPolicy(Interface):
 class IRoute(Interface):
     """Asked in order for each recipient, at RCPT and again before later delivery attempts; the first answer wins::
 
-    def route(self, facts):
-        return Route("archive") if "archive" in facts.tags else None
+        def route(self, facts):
+            return Route("archive") if "archive" in facts.tags else None
     """
 
-    def route(facts: RecipientFacts) -> Route | None | Awaitable[Route | None]:
+    def route(facts: RecipientFacts) -> Route | Awaitable[Route | None] | None:
         """The route, or None where this one has no opinion."""
 
 
@@ -118,8 +118,8 @@ class IDomainGateway(IGateway):
 class IObserver(Interface):
     """Told of each event in the life of a message (see `mailgw.journal`)::
 
-    def note(self, event):
-        self.counts[type(event).__name__] += 1
+        def note(self, event):
+            self.counts[type(event).__name__] += 1
     """
 
     def note(event: Any) -> None:
@@ -146,7 +146,7 @@ class LookupFailed(Exception):
 class IResolver(Interface):
     """The DNS::
 
-    answer = await self.resolver.lookup("example.org", "MX")
+        answer = await self.resolver.lookup("example.org", "MX")
     """
 
     async def lookup(name: str, kind: str) -> Answer:
@@ -156,17 +156,27 @@ class IResolver(Interface):
 class IClock(Interface):
     """The time of day::
 
-    hour = self.clock.now().hour
+        hour = self.clock.now().hour
     """
 
     def now() -> datetime:
         """Now, with its time zone."""
 
 
+class IIdentity(Interface):
+    """Who we are::
+
+        hello = self.identity.hostname
+    """
+
+    hostname = Attribute("str: our name in greetings, EHLO, Received: and DSNs.")
+    postmaster = Attribute("Address: who answers for this server.")
+
+
 class IMemory(Interface):
     """Counters and first-seen times, shared by all processes of a gateway::
 
-    seen = await self.memory.count(f"hello {facts.ip}", seconds=3600)
+        seen = await self.memory.count(f"hello {facts.ip}", seconds=3600)
     """
 
     async def count(key: str, seconds: float, amount: int = 1) -> int:
@@ -179,7 +189,7 @@ class IMemory(Interface):
 class IDialer(Interface):
     """Opens connections to next hops::
 
-    protocol = await self.dialer.dial("192.0.2.25:25", factory, timeout=30)
+        protocol = await self.dialer.dial("192.0.2.25:25", factory, timeout=30)
     """
 
     async def dial(where: str, factory: Any, timeout: float) -> Any:

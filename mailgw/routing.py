@@ -1,0 +1,53 @@
+"""Ask the routes in order: at RCPT, and again at delivery."""
+
+from collections.abc import Sequence, Set
+from inspect import isawaitable
+
+from attrs import frozen
+
+from mailgw.interfaces import IRecipientPolicy, IRoute
+from mailgw.values.delivery import Destination, Route
+from mailgw.values.facts import RecipientFacts
+
+__all__ = ["Found", "Routing", "Rule"]
+
+
+@frozen
+class Rule:
+    """One [[route]] table: a route and, perhaps, who knows its recipients."""
+
+    name: str  # how the configuration calls it: 'to "@ours"', "otherwise"
+    route: IRoute
+    recipients: IRecipientPolicy | None = None
+    where: str = ""  # "etc/mailgw.toml:74"
+
+
+@frozen
+class Found:
+    """Where a recipient's mail goes, and by which rule."""
+
+    rule: Rule
+    route: Route
+    destination: Destination
+
+
+@frozen
+class Routing:
+    """All routes, in the order of the configuration."""
+
+    rules: Sequence[Rule]
+    by_domain: Set[str] = frozenset()  # names of the gateways whose next hop is the recipient's domain (IDomainGateway)
+
+    async def find(self, facts: RecipientFacts) -> Found | None:
+        """The first rule that answers, or None. What a route raises passes through."""
+        for rule in self.rules:
+            answer = rule.route.route(facts)
+            if isawaitable(answer):
+                answer = await answer
+            if answer is None:
+                continue
+            if not isinstance(answer, Route):
+                raise TypeError(f"route {rule.name} answered {answer!r}, which is no Route")
+            next_hop = answer.next_hop or (facts.recipient.domain if answer.gateway in self.by_domain else "")
+            return Found(rule, answer, Destination(answer.gateway, next_hop))
+        return None
