@@ -1,6 +1,20 @@
 """For plugin authors: facts with defaults, a clock, a zone, dialogs, gateways with scripted outcomes, contract suites."""
 
+from mailgw.testing.clock import StandingClock, at
+from mailgw.testing.facts import a_client, a_message, a_recipient, a_sender, a_shipment, an_address, an_envelope
 from mailgw.testing.running import run
 from mailgw.testing.zone import zone
 
-__all__ = ["run", "zone"]
+__all__ = [
+    "StandingClock",
+    "a_client",
+    "a_message",
+    "a_recipient",
+    "a_sender",
+    "a_shipment",
+    "an_address",
+    "an_envelope",
+    "at",
+    "run",
+    "zone",
+]
