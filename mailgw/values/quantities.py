@@ -1,6 +1,7 @@
 """Durations, sizes and rates: what a setting's field is annotated with, and how an administrator writes it.
 
-A component says ``connect_timeout: Duration = 30.0`` and gets plain seconds; the configuration says ``"30s"``.
+A component says ``connect_timeout: Duration = 30.0`` and gets plain seconds; the configuration says ``"30s"``. ``Annotated[T, parse]``
+is how an annotation says that a setting is written as a string which ``parse`` reads; a plugin may make its own.
 """
 
 import re
@@ -8,33 +9,7 @@ from typing import Annotated
 
 from attrs import frozen
 
-__all__ = ["Duration", "Quantity", "Rate", "Size", "parse_duration", "parse_rate", "parse_size"]
-
-
-@frozen
-class Quantity:
-    """Marks a number in an annotation as one that is written with its unit."""
-
-    kind: str  # "duration" or "size"
-
-
-Duration = Annotated[float, Quantity("duration")]
-"""Seconds, written ``"500ms"``, ``"30s"``, ``"5m"``, ``"1h 30m"``, ``"5d"``, ``"2w"``; ``Duration | None`` also takes ``"never"``."""
-
-Size = Annotated[int, Quantity("size")]
-"""Octets, written ``"64 KiB"``, ``"25 MiB"``, ``"10 MB"``, ``"512 octets"``; ``Size | None`` also takes ``"unlimited"``."""
-
-
-@frozen
-class Rate:
-    """How many in how long, written ``"200 per hour"`` or ``"5 per 10m"``; ``Rate | None`` also takes ``"unlimited"``."""
-
-    count: int
-    seconds: float
-
-    def __attrs_post_init__(self) -> None:
-        if self.count < 1 or self.seconds <= 0:
-            raise ValueError("a rate counts at least one in a time that is longer than nothing")
+__all__ = ["Duration", "Rate", "Size", "parse_duration", "parse_size"]
 
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -67,13 +42,32 @@ def parse_size(text: str) -> int:
     return round(float(match[1]) * _OCTETS[match[2]])
 
 
-def parse_rate(text: str) -> Rate:
-    """Read ``"N per PERIOD"``; the period is a word or a duration. Raises ValueError with a text fit for the administrator."""
-    match = _RATE.match(text)
-    if match:
-        count, period = int(match[1]), match[2]
-        try:
-            return Rate(count, _PERIODS.get(period) or parse_duration(period))
-        except ValueError:
-            pass
-    raise ValueError(f'"{text}" is no rate; write it like "200 per hour" or "5 per 10m"')
+Duration = Annotated[float, parse_duration]
+"""Seconds, written ``"500ms"``, ``"30s"``, ``"5m"``, ``"1h 30m"``, ``"5d"``, ``"2w"``; ``Duration | None`` also takes ``"never"``."""
+
+Size = Annotated[int, parse_size]
+"""Octets, written ``"64 KiB"``, ``"25 MiB"``, ``"10 MB"``, ``"512 octets"``; ``Size | None`` also takes ``"unlimited"``."""
+
+
+@frozen
+class Rate:
+    """How many in how long, written ``"200 per hour"`` or ``"5 per 10m"``; ``Rate | None`` also takes ``"unlimited"``."""
+
+    count: int
+    seconds: float
+
+    def __attrs_post_init__(self) -> None:
+        if self.count < 1 or self.seconds <= 0:
+            raise ValueError("a rate counts at least one in a time that is longer than nothing")
+
+    @classmethod
+    def parse(cls, text: str) -> "Rate":
+        """Read ``"N per PERIOD"``; the period is a word or a duration. Raises ValueError with a text fit for the administrator."""
+        match = _RATE.match(text)
+        if match:
+            count, period = int(match[1]), match[2]
+            try:
+                return cls(count, _PERIODS.get(period) or parse_duration(period))
+            except ValueError:
+                pass
+        raise ValueError(f'"{text}" is no rate; write it like "200 per hour" or "5 per 10m"')

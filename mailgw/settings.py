@@ -1,0 +1,346 @@
+"""From the tables of a configuration to typed fields: the fields of an attrs class are its settings.
+
+What a field is annotated with says how it is written: ``bool``, ``int``, ``float``, ``str``, ``Literal``, ``Path``, the types
+of `ipaddress`, `Secret`, `mailgw.values.quantities`, any class with a ``parse`` class method (`Address`, `Rate`), lists, tuples,
+sets and dicts of these, other attrs classes as sub-tables, and ``X | None``. Nothing is guessed: ``1`` is no ``true``, ``"5"`` is no 5.
+"""
+
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from difflib import get_close_matches
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
+
+import attrs
+from attrs import define, field, frozen
+
+from mailgw.given import given_interface
+from mailgw.values.secret import Secret
+
+__all__ = ["BadConfiguration", "Context", "Part", "Place", "Problem", "Report", "convert", "fill", "make", "nearest", "settings_of", "spell"]
+
+Place: TypeAlias = tuple[str | int, ...]
+"""Where in a configuration: ``("listen", "mx", "policies", 1)`` is the second item of ``policies`` in ``[listen.mx]``."""
+
+Network: TypeAlias = IPv4Network | IPv6Network
+
+
+@frozen
+class Problem:
+    """Something wrong with a configuration, and where: ``etc/mailgw.toml:41: [listen.mx] has no key "tls_cret"; ...``."""
+
+    source: str
+    line: int  # 0: not known
+    text: str
+    severity: Literal["error", "warning"] = "error"
+    detail: str = ""  # a traceback, for a component that cannot be imported
+
+    def __str__(self) -> str:
+        where = f"{self.source}:{self.line}: " if self.line else f"{self.source}: " if self.source else ""
+        warning = "warning: " if self.severity == "warning" else ""
+        detail = f"\n{self.detail.rstrip()}" if self.detail else ""
+        return f"{where}{warning}{self.text}{detail}"
+
+
+class BadConfiguration(Exception):
+    """A configuration that mailgw does not start with: all its problems, by line; ``str()`` gives one line for each.
+
+    ``rest`` is what could be understood all the same (`mailgw.config.model.Configuration`), or None: for finding more problems in the same run.
+    """
+
+    def __init__(self, problems: Iterable[Problem], rest: Any = None) -> None:
+        self.problems = tuple(sorted(dict.fromkeys(problems), key=lambda problem: problem.line))
+        self.rest = rest
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+@frozen
+class Part:
+    """A table that becomes a component: its ``type`` and the settings that are the component's own."""
+
+    type: str
+    settings: Mapping[str, Any]
+    at: Place
+    reserved: frozenset[str] = frozenset({"type"})  # keys that mailgw itself reads from this table
+
+
+@frozen
+class Context:
+    """What a setting may refer to."""
+
+    folder: Path = field(factory=Path)  # relative paths begin at the folder of the configuration file
+    networks: Mapping[str, tuple[Network, ...]] = field(factory=dict)  # named sets, written "@name" in lists of networks
+
+
+@define
+class Report:
+    """Collects problems; ``locate`` gives the source and the line of a place."""
+
+    locate: Callable[[Place], tuple[str, int]] = lambda _: ("", 0)
+    problems: list[Problem] = field(factory=list)
+
+    def error(self, at: Place, text: str, detail: str = "") -> None:
+        """An error about the key or table at a place; its name is put before the text."""
+        self.problems.append(Problem(*self.locate(at), f"{spell(at)}{text}", detail=detail))
+
+    def warning(self, at: Place, text: str) -> None:
+        """As `error`, for what does not stop a start."""
+        self.problems.append(Problem(*self.locate(at), f"{spell(at)}{text}", "warning"))
+
+    @property
+    def errors(self) -> list[Problem]:
+        """The problems that stop a start."""
+        return [problem for problem in self.problems if problem.severity == "error"]
+
+
+_NAMED = ("listen", "policy", "gateway", "tls", "accounts")  # [table.NAME]
+_LISTED = ("permit", "route")  # [[table]]
+
+
+def spell(at: Place) -> str:
+    """Name a place as an administrator would, ready to be followed by a text: ``[listen.mx] policies, item 2: ``."""
+    if not at:
+        return ""
+    if at[0] in _LISTED:
+        table, keys = f"[[{at[0]}]]", at[2:]
+    elif at[0] in _NAMED and len(at) > 1:
+        table, keys = f"[{at[0]}.{at[1]}]", at[2:]
+    else:
+        table, keys = f"[{at[0]}]", at[1:]
+    names = ", ".join(f"item {key + 1}" if isinstance(key, int) else key for key in keys)
+    return f"{table} {names}: " if names else f"{table} "
+
+
+def nearest(name: str, known: Collection[str], otherwise: str = "") -> str:
+    """``; did you mean "x"?`` where something known is near, or ``otherwise``."""
+    near = get_close_matches(name, sorted(known), n=1)
+    return f'; did you mean "{near[0]}"?' if near else otherwise
+
+
+class _Wrong(Exception):
+    """A value that cannot be converted: what is wrong, and where below the value's own place."""
+
+    def __init__(self, *faults: tuple[Place, str]) -> None:
+        super().__init__()
+        self.faults = faults
+
+
+_PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+
+
+def convert(value: Any, kind: Any, at: Place, context: Context, report: Report) -> Any:
+    """Give the value as the annotation ``kind`` wants it, or report what is wrong with it and give `attrs.NOTHING`."""
+    try:
+        return _convert(value, kind, context)
+    except _Wrong as wrong:
+        for below, text in wrong.faults:
+            report.error(at + below, text)
+        return attrs.NOTHING
+
+
+def _convert(value: Any, kind: Any, context: Context) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin is Annotated:
+        parse = next((extra for extra in arguments[1:] if callable(extra)), None)
+        return _read(value, parse) if parse else _convert(value, arguments[0], context)
+    if origin is Literal:
+        if value not in arguments or type(value) not in {type(argument) for argument in arguments}:
+            words = " or ".join(_quoted(argument) for argument in arguments)
+            hint = nearest(value, [a for a in arguments if isinstance(a, str)]) if isinstance(value, str) else ""
+            raise _Wrong(((), f"{_quoted(value)} is not {words}{hint}"))
+        return value
+    if origin in (Union, UnionType):
+        return _convert_union(value, arguments, context)
+    if origin in (list, tuple, set, frozenset) or _is_abstract(origin, ("Sequence", "Collection", "Set", "Iterable")):
+        return _convert_items(value, origin, arguments, context)
+    if origin is dict or _is_abstract(origin, ("Mapping",)):
+        return _convert_table(value, arguments[1], context)
+    if kind in _PLAIN:
+        if type(value) is kind or (kind is float and type(value) is int):
+            return kind(value)
+        raise _Wrong(((), f"{_quoted(value)} is not {_PLAIN[kind]}"))
+    if kind is Path:
+        return context.folder / _read(value, str)
+    if kind is Secret:
+        return _secret(value, context)
+    if isinstance(kind, type) and attrs.has(kind) and isinstance(value, dict):
+        inner = Report()
+        made = make(kind, value, (), context, inner)
+        if inner.problems:
+            raise _Wrong(*(((), problem.text) for problem in inner.problems))
+        return made
+    if callable(getattr(kind, "parse", None)):
+        return _read(value, kind.parse)
+    if kind in (IPv4Address, IPv6Address, IPv4Network, IPv6Network):
+        return _read(value, kind)
+    raise _Wrong(((), f"a field of type {type_name(kind)} cannot be a setting"))
+
+
+def _is_abstract(origin: Any, names: tuple[str, ...]) -> bool:
+    return getattr(origin, "__module__", "") == "collections.abc" and origin.__name__ in names
+
+
+def _quoted(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f'"{value}"'
+    return "a list" if isinstance(value, list) else "a table" if isinstance(value, dict) else str(value)
+
+
+def _read(value: Any, parse: Callable[[str], Any]) -> Any:
+    if not isinstance(value, str):
+        raise _Wrong(((), f"{_quoted(value)} is not a string"))
+    try:
+        return parse(value)
+    except ValueError as problem:
+        text = str(problem)
+        raise _Wrong(((), text if value in text else f'"{value}": {text}')) from None
+
+
+def _convert_union(value: Any, kinds: tuple[Any, ...], context: Context) -> Any:
+    real = [kind for kind in kinds if kind is not NoneType]
+    if len(real) < len(kinds) and value in ("never", "unlimited") and real[0] not in _PLAIN:
+        return None
+    # The error of the kind that came nearest is the useful one: for two networks, that of the right IP version.
+    first: _Wrong | None = None
+    for kind in sorted(real, key=lambda kind: "6" in getattr(kind, "__name__", "") and ":" not in str(value)):
+        try:
+            return _convert(value, kind, context)
+        except _Wrong as wrong:
+            first = first if first and not (":" in str(value) and "6" in getattr(kind, "__name__", "")) else wrong
+    raise first or _Wrong(((), "cannot be a setting"))
+
+
+def _convert_items(value: Any, origin: Any, kinds: tuple[Any, ...], context: Context) -> Any:
+    if not isinstance(value, list):
+        raise _Wrong(((), f"{_quoted(value)} is not a list"))
+    fixed = origin is tuple and kinds[-1] is not Ellipsis
+    if fixed and len(value) != len(kinds):
+        raise _Wrong(((), f"needs {len(kinds)} items, not {len(value)}"))
+    items: list[Any] = []
+    faults: list[tuple[Place, str]] = []
+    for index, item in enumerate(value):
+        kind = kinds[index] if fixed else kinds[0]
+        try:
+            if isinstance(item, str) and item.startswith("@") and _is_network(kind):
+                items.extend(_named(item, context))
+            else:
+                items.append(_convert(item, kind, context))
+        except _Wrong as wrong:
+            faults.extend(((index, *below), text) for below, text in wrong.faults)
+    if faults:
+        raise _Wrong(*faults)
+    if origin in (list, tuple, set, frozenset):
+        return origin(items)
+    return frozenset(items) if origin.__name__ == "Set" else tuple(items)
+
+
+def _is_network(kind: Any) -> bool:
+    return bool({IPv4Network, IPv6Network} & {kind, *get_args(kind)})
+
+
+def _named(item: str, context: Context) -> tuple[Network, ...]:
+    if item[1:] not in context.networks:
+        raise _Wrong(((), f'"{item}" is not in [networks]{nearest(item[1:], context.networks)}'))
+    return context.networks[item[1:]]
+
+
+def _convert_table(value: Any, kind: Any, context: Context) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _Wrong(((), f"{_quoted(value)} is not a table"))
+    table: dict[str, Any] = {}
+    faults: list[tuple[Place, str]] = []
+    for key, item in value.items():
+        try:
+            table[key] = _convert(item, kind, context)
+        except _Wrong as wrong:
+            faults.extend(((key, *below), text) for below, text in wrong.faults)
+    if faults:
+        raise _Wrong(*faults)
+    return table
+
+
+_SECRET = 'write a secret as { file = "..." }, { env = "..." } or { credential = "..." }'
+
+
+def _secret(value: Any, context: Context) -> Secret:
+    # Whatever stands here may be the secret itself: no error text repeats it.
+    if not isinstance(value, dict) or len(value) != 1 or not all(isinstance(item, str) and item for item in value.values()):
+        raise _Wrong(((), _SECRET))
+    [(kind, name)] = value.items()
+    if kind == "file":
+        return Secret(path=context.folder / name)
+    if kind == "env":
+        if name not in os.environ:
+            raise _Wrong(((), f"environment variable {name} is not set"))
+        return Secret(variable=name)
+    if kind == "credential":
+        directory = os.environ.get("CREDENTIALS_DIRECTORY")
+        if not directory:
+            raise _Wrong(((), f'credential "{name}" cannot be read: CREDENTIALS_DIRECTORY is not set; is mailgw started by systemd?'))
+        if "/" in name or name in (".", ".."):
+            raise _Wrong(((), f'"{name}" is no name of a credential'))
+        return Secret(path=Path(directory) / name)
+    raise _Wrong(((), _SECRET))
+
+
+def settings_of(cls: type) -> dict[str, "attrs.Attribute[Any]"]:
+    """The fields of an attrs class that are settings, by the name the configuration says; their types are resolved.
+
+    Raises NameError or TypeError for annotations that cannot be resolved.
+    """
+    attrs.resolve_types(cls, include_extras=True)
+    return {one.alias or one.name: one for one in attrs.fields(cls) if one.init and given_interface(one) is None}
+
+
+def fill(cls: type, table: Mapping[str, Any], at: Place, context: Context, report: Report, also: Collection[str] = ()) -> dict[str, Any]:
+    """The arguments for ``cls`` that a table gives. Reports unknown keys (other than ``also``), missing keys and wrong values."""
+    settings = settings_of(cls)
+    known = {*settings, *also}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key in settings:
+            converted = convert(value, settings[key].type, (*at, key), context, report)
+            if converted is not attrs.NOTHING:
+                values[key] = converted
+        elif key not in also:
+            owner = spell(at) or "the table "
+            listed = f"; it has {', '.join(sorted(known))}" if known and len(known) <= 6 else ""
+            report.problems.append(Problem(*report.locate((*at, key)), f'{owner.replace(": ", " ")}has no key "{key}"{nearest(key, known, listed)}'))
+    for key, one in settings.items():
+        if one.default is attrs.NOTHING and key not in table:
+            report.problems.append(Problem(*report.locate(at), f'{(spell(at) or "the table ").replace(": ", " ")}needs "{key}"'))
+    return values
+
+
+def make(cls: type, table: Mapping[str, Any], at: Place, context: Context, report: Report, also: Collection[str] = ()) -> Any:
+    """An instance of ``cls`` from a table; None where something was wrong, which is reported."""
+    before = len(report.errors)
+    values = fill(cls, table, at, context, report, also)
+    if len(report.errors) > before:
+        return None
+    try:
+        return cls(**values)
+    except (ValueError, TypeError) as problem:
+        report.error(at, str(problem))
+        return None
+
+
+def type_name(kind: Any) -> str:
+    """How a type is called in lists of settings: ``duration``, ``list of str``, ``"a" or "b"``."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return str(getattr(arguments[1], "__name__", arguments[0].__name__)).removeprefix("parse_")
+    if origin is Literal:
+        return " or ".join(_quoted(argument) for argument in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(type_name(one) for one in arguments if one is not NoneType)
+    if origin is not None:
+        item = [one for one in arguments if one is not Ellipsis][-1]
+        return f"table of {type_name(item)}" if origin is dict or _is_abstract(origin, ("Mapping",)) else f"list of {type_name(item)}"
+    return str(getattr(kind, "__name__", kind))
