@@ -1,0 +1,96 @@
+"""What a client asks for: one event at a time, for somebody to decide about."""
+
+from typing import Literal
+
+from attrs import frozen
+
+from mailgw.values.address import Address
+from mailgw.values.delivery import Body, Recipient
+from mailgw.values.reply import Reply
+
+__all__ = ["Auth", "Closing", "Data", "Event", "Expand", "Hello", "Mail", "Piece", "Quit", "Rcpt", "Reset", "StartTls"]
+
+
+@frozen
+class Hello:
+    """HELO or EHLO."""
+
+    name: str
+    esmtp: bool
+
+
+@frozen
+class Mail:
+    """MAIL FROM, with the parameters of SIZE, 8BITMIME, BINARYMIME, SMTPUTF8, DSN and REQUIRETLS."""
+
+    sender: Address
+    size: int | None = None
+    body: Body = "7BIT"
+    smtputf8: bool = False
+    requiretls: bool = False
+    ret: Literal["", "FULL", "HDRS"] = ""
+    envid: str = ""
+
+
+@frozen
+class Rcpt:
+    """RCPT TO, with its DSN parameters."""
+
+    recipient: Recipient
+
+
+@frozen
+class Data:
+    """DATA, or the first BDAT of a message: the transaction is complete but for its content."""
+
+    chunking: bool
+
+
+@frozen
+class Piece:
+    """Some content, in order. With ``last`` the message is complete, or broken: then ``problem`` says what it will get."""
+
+    data: bytes
+    last: bool
+    problem: Reply | None = None
+    is_ascii: bool = True
+
+
+@frozen
+class Reset:
+    """RSET: the mail transaction is off."""
+
+
+@frozen
+class StartTls:
+    """STARTTLS, allowed now (RFC 3207)."""
+
+
+@frozen
+class Auth:
+    """AUTH, allowed now (RFC 4954). ``initial`` is None where the client gave no initial response."""
+
+    mechanism: str
+    initial: bytes | None
+
+
+@frozen
+class Expand:
+    """EXPN of a mailing list or alias."""
+
+    name: str
+
+
+@frozen
+class Quit:
+    """QUIT."""
+
+
+@frozen
+class Closing:
+    """The engine ends the session: ``reply``, a 421, is said already."""
+
+    reply: Reply
+
+
+Event = Hello | Mail | Rcpt | Data | Piece | Reset | StartTls | Auth | Expand | Quit | Closing

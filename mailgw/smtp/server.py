@@ -1,0 +1,509 @@
+"""The server's side of SMTP, without a socket: bytes in, one event at a time out, replies out (RFC 5321).
+
+`ServerEngine.next_event` gives an event that somebody must decide about, and then the engine waits: what the client
+pipelined behind it stays in the buffer until `answer` was called. What needs no decision (bad syntax, bad order, NOOP,
+HELP, VRFY) the engine answers itself. Replies pile up until `take_output`, so that those to pipelined commands leave in
+one write (RFC 2920 §3.2).
+
+===============  =================================================================================================
+the engine is    and takes
+===============  =================================================================================================
+new              EHLO, HELO; nothing else that matters (503)
+greeted          MAIL, STARTTLS, AUTH, and what is always taken: RSET NOOP HELP VRFY EXPN QUIT EHLO HELO
+in transaction   RCPT after MAIL; DATA and BDAT after an accepted RCPT; not MAIL, STARTTLS, AUTH (503)
+in data          octets up to CRLF "." CRLF, or as many as BDAT said
+in an AUTH       one line: a response in base64 or ``*``
+===============  =================================================================================================
+"""
+
+from base64 import b64decode, b64encode
+from binascii import Error as NotBase64
+from collections.abc import Callable
+
+from attrs import frozen
+
+from mailgw.smtp.commands import BadCommand, Offered, parse_mail, parse_rcpt
+from mailgw.smtp.data import TOO_BIG, Chunk, DataReader, TextCheck
+from mailgw.smtp.events import Auth, Closing, Data, Event, Expand, Hello, Mail, Piece, Quit, Rcpt, Reset, StartTls
+from mailgw.smtp.lines import BadLine, LineBuffer
+from mailgw.values.reply import Reply
+
+__all__ = ["ServerEngine", "ServerSettings"]
+
+MAX_COMMAND = 2048  # RFC 5321 §4.5.3.1.4 says 512; SMTPUTF8, DSN and AUTH parameters add to it
+MAX_AUTH = 12288  # RFC 4954 §4
+_AT_ONCE = 64 * 1024  # octets of BDAT handed on in one piece
+
+
+@frozen(kw_only=True)
+class ServerSettings:
+    """What a listener offers and tolerates."""
+
+    hostname: str
+    starttls: bool = False  # offered, while the connection is in clear
+    require_tls: bool = False  # nothing but EHLO, STARTTLS, NOOP and QUIT before TLS (RFC 3207 §4)
+    require_auth: bool = False  # no MAIL before AUTH (RFC 6409 §4.3)
+    mechanisms: tuple[str, ...] = ()  # SASL mechanisms offered under TLS
+    expands: bool = False  # EXPN is answered
+    max_message_size: int = 52_428_800  # octets
+    max_text_line: int = 65_536  # octets
+    max_recipients: int = 1000  # said in LIMITS (RFC 9422); enforced by the conversation, which answers 452
+    max_errors: int = 20  # replies of 4yz and 5yz in a session
+    max_commands: int = 1000  # commands in a session that bring no message nearer
+    fix_line_ends: bool = False
+
+
+_OK = Reply(250, "2.0.0", "ok")
+_GO_AHEAD = Reply(354, "", "end data with <CR><LF>.<CR><LF>")
+_UNKNOWN = Reply(500, "5.5.2", "command not recognized")
+_NOT_OFFERED = Reply(502, "5.5.1", "command not offered")
+_NO_ARGUMENT = Reply(501, "5.5.4", "command takes no argument")
+_HELLO_FIRST = Reply(503, "5.5.1", "say EHLO first")
+_NEED_MAIL = Reply(503, "5.5.1", "say MAIL first")
+_NEED_RCPT = Reply(554, "5.5.1", "no valid recipients")
+_IN_TRANSACTION = Reply(503, "5.5.1", "not inside a mail transaction")
+_MIXED = Reply(503, "5.5.1", "DATA and BDAT cannot be mixed in one transaction")
+_NO_BINARY = Reply(503, "5.5.1", "BODY=BINARYMIME needs BDAT")
+_NEED_TLS = Reply(530, "5.7.0", "say STARTTLS first")
+_NEED_AUTH = Reply(530, "5.7.0", "authentication required")
+_AUTH_NEEDS_TLS = Reply(538, "5.7.11", "authentication needs TLS")
+_AUTH_CANCELLED = Reply(501, "5.7.0", "authentication cancelled")
+_NO_BASE64 = Reply(501, "5.5.2", "not valid base64")
+_CHUNK_RECEIVED = Reply(250, "2.0.0", "chunk received")
+_VRFY = Reply(252, "2.5.0", "not verified here; send mail and see")
+_HELP = Reply(214, "2.0.0", "EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN HELP STARTTLS AUTH QUIT")
+_TOO_MANY_ERRORS = Reply(421, "4.7.0", "too many errors")
+_TOO_MANY_COMMANDS = Reply(421, "4.7.0", "too many commands without mail")
+_NOT_SMTP = Reply(421, "4.7.0", "this is not a web server")
+
+
+class ServerEngine:
+    """One session's language. Feed it with `receive`, take events, `answer` each, send what `take_output` gives."""
+
+    def __init__(self, settings: ServerSettings, tls: bool = False) -> None:
+        """Make one; ``tls``: TLS began with the connection (RFC 8314)."""
+        self.tls = tls
+        self.authenticated = False
+        self._settings = settings
+        self._lines = LineBuffer(settings.fix_line_ends)
+        self._out: list[bytes] = []
+        self._errors = 0
+        self._idle_commands = 0
+        self._closing = False
+        self._mechanism = ""
+        self._forget_hello()
+
+    def _forget_hello(self) -> None:
+        self._hello = False
+        self._esmtp = False
+        self._offered = Offered(esmtp=False)
+        self._pending: Event | None = None  # given out, not answered
+        self._forget_transaction()
+        self._in_auth = False
+
+    def _forget_transaction(self) -> None:
+        self._mail: Mail | None = None
+        self._accepted = 0  # recipients
+        self._check: TextCheck | None = None
+        self._reader: DataReader | None = None  # inside DATA
+        self._chunking = False  # a BDAT was seen
+        self._chunk: Chunk | None = None  # inside BDAT
+        self._carried = b""  # a CR at the end of a piece of a BDAT text
+
+    # ── The outside ──
+
+    def receive(self, data: bytes) -> None:
+        """Take what has arrived."""
+        self._lines.feed(data)
+
+    @property
+    def buffered(self) -> int:
+        """Octets that have arrived and are not looked at yet."""
+        return len(self._lines)
+
+    @property
+    def in_content(self) -> bool:
+        """Whether the next octets are content, not commands."""
+        return self._reader is not None or self._chunk is not None
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a MAIL command stands."""
+        return self._mail is not None
+
+    def take_output(self) -> bytes:
+        """What is to be sent now."""
+        out = self._out
+        if not out:
+            return b""
+        self._out = []
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def greet(self, reply: Reply) -> None:
+        """Say the greeting, or refuse the session with a 4yz or 5yz."""
+        self._out.append(reply.wire)
+
+    def next_event(self) -> Event | None:
+        """The next event, or None until more arrives."""
+        while not self._closing:
+            if self._errors >= self._settings.max_errors:
+                return self.close(_TOO_MANY_ERRORS)
+            if self._idle_commands > self._settings.max_commands:
+                return self.close(_TOO_MANY_COMMANDS)
+            if self._chunk is not None:
+                if self._chunk.left and not self._lines:
+                    return None
+                event = self._read_chunk(self._chunk)
+            elif not self._lines:
+                return None
+            elif self._reader is not None:
+                event = self._read_data(self._reader)
+            else:
+                try:
+                    line = self._lines.next_line(MAX_AUTH if self._in_auth else MAX_COMMAND)
+                    if line is None:
+                        return None
+                    event = self._command(line)
+                except BadLine as problem:
+                    self._say(Reply(500, "5.5.2", str(problem)))
+                    continue
+                except BadCommand as problem:
+                    self._say(problem.reply)
+                    continue
+            if event is not None:
+                self._pending = event
+                return event
+        return None
+
+    def answer(self, reply: Reply) -> None:
+        """Answer the event that was given last. For `Data` say `go_ahead`, for an unfinished `Piece` nothing."""
+        event, self._pending = self._pending, None
+        positive = reply.code < 400
+        if isinstance(event, Mail):
+            if positive:
+                self._mail = event
+        elif isinstance(event, Rcpt):
+            if positive:
+                self._accepted += 1
+        elif isinstance(event, Piece):
+            self._forget_transaction()
+            self._idle_commands = 0
+        elif isinstance(event, Data):
+            if event.chunking:
+                # The octets of the chunk come all the same (RFC 3030 §2).
+                assert self._chunk is not None
+                self._chunk.refusal = reply
+                self._mail = None
+                return
+            self._forget_transaction()
+        elif isinstance(event, Hello):
+            self._forget_transaction()
+            self._hello = positive
+            self._esmtp = positive and event.esmtp
+            self._offered = Offered(self._esmtp, requiretls=self.tls, auth=bool(self._settings.mechanisms) and self.tls)
+            if positive:
+                reply = self._hello_reply(event.esmtp)
+        elif isinstance(event, Reset):
+            self._forget_transaction()
+        elif isinstance(event, Auth):
+            self._in_auth = False
+            self.authenticated = positive
+        self._say(reply)
+
+    def go_ahead(self) -> None:
+        """Let the content of a `Data` event come."""
+        event, self._pending = self._pending, None
+        assert isinstance(event, Data)
+        assert self._mail is not None
+        settings = self._settings
+        binary = self._mail.body == "BINARYMIME"
+        self._check = TextCheck(settings.max_message_size, settings.max_text_line, settings.fix_line_ends, binary)
+        if not event.chunking:
+            self._reader = DataReader()
+            self._out.append(_GO_AHEAD.wire)
+
+    def challenge(self, challenge: bytes) -> None:
+        """Send a SASL challenge; the client's response comes as the next `Auth` event (RFC 4954 §4)."""
+        self._pending, self._in_auth = None, True
+        self._out.append(b"334 " + b64encode(challenge) + b"\r\n")
+
+    def tls_started(self) -> None:
+        """The connection is encrypted from here: forget what was said, throw away what came in clear (RFC 3207 §4.2, §5)."""
+        self._lines.take_all()
+        self.tls = True
+        self._forget_hello()
+
+    def close(self, reply: Reply) -> Closing:
+        """Say ``reply``, a 421, and take nothing more."""
+        self._out.append(reply.wire)
+        self._closing = True
+        return Closing(reply)
+
+    def _say(self, reply: Reply) -> None:
+        if reply.code >= 400:
+            self._errors += 1
+        self._out.append(reply.wire)
+
+    # ── Commands ──
+
+    def _command(self, line: bytes) -> Event | None:
+        if self._in_auth:
+            return self._auth_response(line)
+        verb, _, argument = line.partition(b" ")
+        handler = _HANDLERS.get(verb.upper())
+        if handler is None:
+            if verb.upper() in _WEB:
+                # A browser made to talk to us (cross-protocol request): nothing behind this line is SMTP.
+                return self.close(_NOT_SMTP)
+            self._say(_UNKNOWN)
+            return None
+        if self._settings.require_tls and not self.tls and handler not in _BEFORE_TLS:
+            self._say(_NEED_TLS)
+            return None
+        return handler(self, argument)
+
+    def _ehlo(self, argument: bytes) -> Event | None:
+        return self._greeting(argument, True)
+
+    def _helo(self, argument: bytes) -> Event | None:
+        return self._greeting(argument, False)
+
+    def _greeting(self, argument: bytes, esmtp: bool) -> Event | None:
+        self._idle_commands += 1
+        name = argument.strip().decode("utf-8", "replace")
+        if not name or " " in name or not name.isprintable() or len(name) > 255:
+            self._say(Reply(501, "5.5.4", f"syntax: {'EHLO' if esmtp else 'HELO'} hostname"))
+            return None
+        return Hello(name, esmtp)
+
+    def _hello_reply(self, esmtp: bool) -> Reply:
+        settings = self._settings
+        if not esmtp:
+            return Reply(250, "", settings.hostname)
+        words = [
+            settings.hostname,
+            "PIPELINING",
+            f"SIZE {settings.max_message_size}",
+            "8BITMIME",
+            "SMTPUTF8",
+            "ENHANCEDSTATUSCODES",
+            "CHUNKING",
+            "BINARYMIME",
+            "DSN",
+            f"LIMITS RCPTMAX={settings.max_recipients}",
+        ]
+        if settings.starttls and not self.tls:
+            words.append("STARTTLS")
+        if self.tls:
+            words.append("REQUIRETLS")
+            if settings.mechanisms:
+                words.append(f"AUTH {' '.join(settings.mechanisms)}")
+        return Reply(250, "", "\n".join(words))
+
+    def _mail_command(self, argument: bytes) -> Event | None:
+        if not self._hello:
+            self._say(_HELLO_FIRST)
+        elif self._mail is not None:
+            self._say(_IN_TRANSACTION)
+        elif self._settings.require_auth and not self.authenticated:
+            self._say(_NEED_AUTH)
+        else:
+            mail = parse_mail(argument, self._offered)
+            if mail.size is None or mail.size <= self._settings.max_message_size:
+                return mail
+            self._say(TOO_BIG)  # RFC 1870 §6.1
+        return None
+
+    def _rcpt_command(self, argument: bytes) -> Event | None:
+        if self._mail is None:
+            self._say(_NEED_MAIL)
+        elif self._chunking:
+            self._say(_IN_TRANSACTION)
+        else:
+            return parse_rcpt(argument, self._offered, self._mail.smtputf8)
+        return None
+
+    def _data_command(self, argument: bytes) -> Event | None:
+        if argument:
+            self._say(_NO_ARGUMENT)
+        elif self._mail is None:
+            self._say(_NEED_MAIL)
+        elif not self._accepted:
+            self._say(_NEED_RCPT)
+        elif self._chunking:
+            self._say(_MIXED)
+        elif self._mail.body == "BINARYMIME":
+            self._say(_NO_BINARY)  # RFC 3030 §3
+        else:
+            return Data(chunking=False)
+        return None
+
+    def _bdat_command(self, argument: bytes) -> Event | None:
+        size, _, last = argument.partition(b" ")
+        if not (size.isdigit() and len(size) <= 18) or last.upper() not in (b"", b"LAST"):
+            # Where the chunk would end nobody knows: what follows must not be taken for commands.
+            return self.close(Reply(421, "4.5.4", "syntax: BDAT size [LAST]"))
+        self._chunk = Chunk(int(size), bool(last))
+        if self._mail is None:
+            self._chunk.refusal = _NEED_MAIL
+        elif not self._accepted:
+            self._chunk.refusal = _NEED_RCPT
+        elif not self._chunking:
+            self._chunking = True
+            return Data(chunking=True)
+        return None
+
+    def _rset(self, argument: bytes) -> Event | None:
+        self._idle_commands += 1
+        if argument:
+            self._say(_NO_ARGUMENT)
+            return None
+        return Reset()
+
+    def _noop(self, argument: bytes) -> Event | None:
+        self._idle_commands += 1
+        self._say(_OK)
+        return None
+
+    def _help(self, argument: bytes) -> Event | None:
+        self._idle_commands += 1
+        self._say(_HELP)
+        return None
+
+    def _vrfy(self, argument: bytes) -> Event | None:
+        self._idle_commands += 1
+        self._say(_VRFY if argument else Reply(501, "5.5.4", "syntax: VRFY address"))
+        return None
+
+    def _expn(self, argument: bytes) -> Event | None:
+        self._idle_commands += 1
+        if not self._settings.expands:
+            self._say(_NOT_OFFERED)
+        elif not argument.strip():
+            self._say(Reply(501, "5.5.4", "syntax: EXPN name"))
+        else:
+            return Expand(argument.strip().decode("utf-8", "replace"))
+        return None
+
+    def _quit(self, argument: bytes) -> Event | None:
+        if argument:
+            self._say(_NO_ARGUMENT)
+            return None
+        return Quit()
+
+    def _starttls(self, argument: bytes) -> Event | None:
+        self._idle_commands += 1
+        if not self._settings.starttls:
+            self._say(_NOT_OFFERED)
+        elif argument:
+            self._say(_NO_ARGUMENT)
+        elif self.tls:
+            self._say(Reply(503, "5.5.1", "TLS is on already"))
+        elif not self._esmtp:
+            self._say(_HELLO_FIRST)
+        elif self._mail is not None:
+            self._say(_IN_TRANSACTION)
+        else:
+            return StartTls()
+        return None
+
+    def _auth(self, argument: bytes) -> Event | None:
+        self._idle_commands += 1
+        mechanisms = self._settings.mechanisms
+        name, _, response = argument.partition(b" ")
+        if not mechanisms:
+            self._say(_NOT_OFFERED)
+        elif not self._esmtp:
+            self._say(_HELLO_FIRST)
+        elif self._mail is not None:
+            self._say(_IN_TRANSACTION)
+        elif self.authenticated:
+            self._say(Reply(503, "5.5.1", "authenticated already"))
+        elif not self.tls:
+            self._say(_AUTH_NEEDS_TLS)
+        elif name.decode("ascii", "replace").upper() not in mechanisms:
+            self._say(Reply(504, "5.5.4", "authentication mechanism not offered"))
+        else:
+            initial = None if not response else b"" if response == b"=" else _base64(response)
+            self._in_auth = True
+            self._mechanism = name.decode("ascii").upper()
+            return Auth(self._mechanism, initial)
+        return None
+
+    def _auth_response(self, line: bytes) -> Event | None:
+        if line == b"*":
+            self._in_auth = False
+            self._say(_AUTH_CANCELLED)
+            return None
+        try:
+            return Auth(self._mechanism, _base64(line))
+        except BadCommand:
+            self._in_auth = False
+            raise
+
+    # ── Content ──
+
+    def _read_data(self, reader: DataReader) -> Event | None:
+        block, rest = reader.feed(self._lines.take_all())
+        check = self._check
+        assert check is not None
+        kept = check.take(block) if block else b""
+        if rest is None:
+            return Piece(kept, False) if kept else None
+        if rest:
+            self._lines.feed(rest)
+        self._reader = None
+        return Piece(kept, True, check.problem, check.is_ascii)
+
+    def _read_chunk(self, chunk: Chunk) -> Event | None:
+        data = self._lines.take(min(chunk.left, _AT_ONCE))
+        chunk.left -= len(data)
+        ended = chunk.left == 0
+        if ended:
+            self._chunk = None
+        if chunk.refusal is not None:
+            if ended:
+                self._say(chunk.refusal)
+                if self._mail is None:
+                    self._forget_transaction()
+            return None
+        check = self._check
+        assert check is not None
+        block, self._carried = self._carried + data, b""
+        complete = ended and chunk.last
+        if block.endswith(b"\r") and not complete:
+            block, self._carried = block[:-1], b"\r"
+        kept = check.take(block) if block else b""
+        if complete or (ended and check.problem is not None):
+            return Piece(kept, True, check.problem, check.is_ascii)
+        if ended:
+            self._out.append(_CHUNK_RECEIVED.wire)
+        return Piece(kept, False) if kept else None
+
+
+def _base64(text: bytes) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except (NotBase64, ValueError):
+        raise BadCommand(_NO_BASE64) from None
+
+
+_Handler = Callable[[ServerEngine, bytes], Event | None]
+_HANDLERS: dict[bytes, _Handler] = {
+    b"EHLO": ServerEngine._ehlo,
+    b"HELO": ServerEngine._helo,
+    b"MAIL": ServerEngine._mail_command,
+    b"RCPT": ServerEngine._rcpt_command,
+    b"DATA": ServerEngine._data_command,
+    b"BDAT": ServerEngine._bdat_command,
+    b"RSET": ServerEngine._rset,
+    b"NOOP": ServerEngine._noop,
+    b"HELP": ServerEngine._help,
+    b"VRFY": ServerEngine._vrfy,
+    b"EXPN": ServerEngine._expn,
+    b"QUIT": ServerEngine._quit,
+    b"STARTTLS": ServerEngine._starttls,
+    b"AUTH": ServerEngine._auth,
+}
+_BEFORE_TLS = frozenset(_HANDLERS[verb] for verb in (b"EHLO", b"HELO", b"STARTTLS", b"NOOP", b"RSET", b"HELP", b"QUIT"))
+_WEB = frozenset({b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"CONNECT", b"PATCH"})
