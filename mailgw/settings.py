@@ -6,54 +6,22 @@ sets and dicts of these, other attrs classes as sub-tables, and ``X | None``. No
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Collection, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 import attrs
-from attrs import define, field, frozen
+from attrs import field, frozen
 
 from mailgw.given import given_interface
+from mailgw.problems import Place, Report, nearest
 from mailgw.values.secret import Secret
 
-__all__ = ["BadConfiguration", "Context", "Part", "Place", "Problem", "Report", "convert", "fill", "make", "nearest", "settings_of", "spell"]
-
-Place: TypeAlias = tuple[str | int, ...]
-"""Where in a configuration: ``("listen", "mx", "policies", 1)`` is the second item of ``policies`` in ``[listen.mx]``."""
+__all__ = ["Context", "Network", "Part", "convert", "fill", "make", "settings_of", "type_name"]
 
 Network: TypeAlias = IPv4Network | IPv6Network
-
-
-@frozen
-class Problem:
-    """Something wrong with a configuration, and where: ``etc/mailgw.toml:41: [listen.mx] has no key "tls_cret"; ...``."""
-
-    source: str
-    line: int  # 0: not known
-    text: str
-    severity: Literal["error", "warning"] = "error"
-    detail: str = ""  # a traceback, for a component that cannot be imported
-
-    def __str__(self) -> str:
-        where = f"{self.source}:{self.line}: " if self.line else f"{self.source}: " if self.source else ""
-        warning = "warning: " if self.severity == "warning" else ""
-        detail = f"\n{self.detail.rstrip()}" if self.detail else ""
-        return f"{where}{warning}{self.text}{detail}"
-
-
-class BadConfiguration(Exception):
-    """A configuration that mailgw does not start with: all its problems, by line; ``str()`` gives one line for each.
-
-    ``rest`` is what could be understood all the same (`mailgw.config.model.Configuration`), or None: for finding more problems in the same run.
-    """
-
-    def __init__(self, problems: Iterable[Problem], rest: Any = None) -> None:
-        self.problems = tuple(sorted(dict.fromkeys(problems), key=lambda problem: problem.line))
-        self.rest = rest
-        super().__init__("\n".join(map(str, self.problems)))
 
 
 @frozen
@@ -72,51 +40,6 @@ class Context:
 
     folder: Path = field(factory=Path)  # relative paths begin at the folder of the configuration file
     networks: Mapping[str, tuple[Network, ...]] = field(factory=dict)  # named sets, written "@name" in lists of networks
-
-
-@define
-class Report:
-    """Collects problems; ``locate`` gives the source and the line of a place."""
-
-    locate: Callable[[Place], tuple[str, int]] = lambda _: ("", 0)
-    problems: list[Problem] = field(factory=list)
-
-    def error(self, at: Place, text: str, detail: str = "") -> None:
-        """An error about the key or table at a place; its name is put before the text."""
-        self.problems.append(Problem(*self.locate(at), f"{spell(at)}{text}", detail=detail))
-
-    def warning(self, at: Place, text: str) -> None:
-        """As `error`, for what does not stop a start."""
-        self.problems.append(Problem(*self.locate(at), f"{spell(at)}{text}", "warning"))
-
-    @property
-    def errors(self) -> list[Problem]:
-        """The problems that stop a start."""
-        return [problem for problem in self.problems if problem.severity == "error"]
-
-
-_NAMED = ("listen", "policy", "gateway", "tls", "accounts")  # [table.NAME]
-_LISTED = ("permit", "route")  # [[table]]
-
-
-def spell(at: Place) -> str:
-    """Name a place as an administrator would, ready to be followed by a text: ``[listen.mx] policies, item 2: ``."""
-    if not at:
-        return ""
-    if at[0] in _LISTED:
-        table, keys = f"[[{at[0]}]]", at[2:]
-    elif at[0] in _NAMED and len(at) > 1:
-        table, keys = f"[{at[0]}.{at[1]}]", at[2:]
-    else:
-        table, keys = f"[{at[0]}]", at[1:]
-    names = ", ".join(f"item {key + 1}" if isinstance(key, int) else key for key in keys)
-    return f"{table} {names}: " if names else f"{table} "
-
-
-def nearest(name: str, known: Collection[str], otherwise: str = "") -> str:
-    """``; did you mean "x"?`` where something known is near, or ``otherwise``."""
-    near = get_close_matches(name, sorted(known), n=1)
-    return f'; did you mean "{near[0]}"?' if near else otherwise
 
 
 class _Wrong(Exception):
@@ -265,13 +188,13 @@ def _convert_table(value: Any, kind: Any, context: Context) -> dict[str, Any]:
     return table
 
 
-_SECRET = 'write a secret as { file = "..." }, { env = "..." } or { credential = "..." }'
+_HOW_TO_WRITE = 'write a secret as { file = "..." }, { env = "..." } or { credential = "..." }'
 
 
 def _secret(value: Any, context: Context) -> Secret:
     # Whatever stands here may be the secret itself: no error text repeats it.
     if not isinstance(value, dict) or len(value) != 1 or not all(isinstance(item, str) and item for item in value.values()):
-        raise _Wrong(((), _SECRET))
+        raise _Wrong(((), _HOW_TO_WRITE))
     [(kind, name)] = value.items()
     if kind == "file":
         return Secret(path=context.folder / name)
@@ -286,7 +209,7 @@ def _secret(value: Any, context: Context) -> Secret:
         if "/" in name or name in (".", ".."):
             raise _Wrong(((), f'"{name}" is no name of a credential'))
         return Secret(path=Path(directory) / name)
-    raise _Wrong(((), _SECRET))
+    raise _Wrong(((), _HOW_TO_WRITE))
 
 
 def settings_of(cls: type) -> dict[str, "attrs.Attribute[Any]"]:
@@ -309,12 +232,11 @@ def fill(cls: type, table: Mapping[str, Any], at: Place, context: Context, repor
             if converted is not attrs.NOTHING:
                 values[key] = converted
         elif key not in also:
-            owner = spell(at) or "the table "
             listed = f"; it has {', '.join(sorted(known))}" if known and len(known) <= 6 else ""
-            report.problems.append(Problem(*report.locate((*at, key)), f'{owner.replace(": ", " ")}has no key "{key}"{nearest(key, known, listed)}'))
+            report.error((*at, key), f'has no key "{key}"{nearest(key, known, listed)}', of=at)
     for key, one in settings.items():
         if one.default is attrs.NOTHING and key not in table:
-            report.problems.append(Problem(*report.locate(at), f'{(spell(at) or "the table ").replace(": ", " ")}needs "{key}"'))
+            report.error(at, f'needs "{key}"')
     return values
 
 
