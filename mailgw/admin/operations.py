@@ -1,0 +1,146 @@
+"""What an operator can do, however he says it: the command line, the console and tests call the same methods."""
+
+import os
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from inspect import signature
+from typing import Any
+
+from attrs import Factory, field, frozen
+
+from mailgw.admin.reading import NotThere, Reading
+from mailgw.admin.selecting import FIELDS, BadRequest, selection_from
+from mailgw.admin.signpost import Signpost
+from mailgw.interfaces import StoreUnavailable
+from mailgw.journal import Fault, Journal, Ordered
+from mailgw.values.ledger import Order, Selection
+
+__all__ = ["OPERATIONS", "Operations", "Refusal"]
+
+OPERATIONS = (
+    "queue_list",
+    "queue_show",
+    "queue_content",
+    "queue_stats",
+    "queue_retry",
+    "queue_hold",
+    "queue_release",
+    "queue_drop",
+    "route",
+    "status",
+)
+MOST_MESSAGES = 1000  # message numbers in one order
+
+
+class Refusal(Exception):
+    """An operation was not done. ``kind`` is "bad-request", "not-found", "unavailable" or "fault"; the text says why."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+@frozen(kw_only=True)
+class Operations(Reading):
+    """Everything an operator can do with a running daemon. ``desk`` is its store, ``clock`` its reactor.
+
+    `perform` is the door for those who speak JSON; the methods themselves may be called as well.
+    """
+
+    journal: Journal
+    signpost: Signpost
+    wake: Callable[[], object]  # tells the dispatcher that an order changed the queue
+    condition: Callable[[], Mapping[str, Any]]  # listeners, sessions, lanes, faults: what only the daemon knows, as plain data
+    started: float = field(default=Factory(lambda self: self.clock.seconds(), takes_self=True))  # POSIX seconds
+
+    async def perform(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Do the operation of that name, one of `OPERATIONS`, with plain data as arguments. Raises Refusal and nothing else."""
+        try:
+            if operation not in OPERATIONS:
+                raise BadRequest(f'there is no operation "{operation}"')
+            method = getattr(self, operation)
+            try:
+                signature(method).bind(**arguments)
+            except TypeError as problem:
+                raise BadRequest(f"{operation}: {problem}") from None
+            answer: dict[str, Any] = await method(**arguments)
+        except BadRequest as problem:
+            raise Refusal("bad-request", str(problem)) from problem
+        except NotThere as problem:
+            raise Refusal("not-found", str(problem)) from problem
+        except StoreUnavailable as problem:
+            raise Refusal("unavailable", f"the queue cannot be used now: {problem}") from problem
+        except Exception as problem:
+            self.journal.note(Fault("", "admin", f"{operation} failed: {problem!r}", traceback.format_exc()))
+            raise Refusal("fault", f"{operation} failed inside mailgw; its log has the details") from problem
+        return answer
+
+    async def queue_retry(self, selection: Mapping[str, Any], everything: bool = False, reason: str = "") -> dict[str, Any]:
+        """Make all that match due now.
+
+        For this and the other three orders: the selection is that of `queue_list`, with ``messages``, a list of numbers, in
+        place of ``message`` and without ``limit``; an empty one is refused unless ``everything`` is true. The answer is
+        ``{"recipients": 12}``: how many were changed; those being delivered at this moment are not. Raises BadRequest.
+        """
+        return await self._order(Order.RETRY, selection, everything, reason)
+
+    async def queue_hold(self, selection: Mapping[str, Any], everything: bool = False, reason: str = "") -> dict[str, Any]:
+        """Hold all that match until they are released."""
+        return await self._order(Order.HOLD, selection, everything, reason or "held by the operator")
+
+    async def queue_release(self, selection: Mapping[str, Any], everything: bool = False, reason: str = "") -> dict[str, Any]:
+        """Let all held ones that match go, now."""
+        return await self._order(Order.RELEASE, selection, everything, reason)
+
+    async def queue_drop(self, selection: Mapping[str, Any], everything: bool = False, reason: str = "") -> dict[str, Any]:
+        """Remove all that match; nobody is told."""
+        return await self._order(Order.DROP, selection, everything, reason)
+
+    async def route(self, **question: Any) -> dict[str, Any]:
+        """Which way an address would go: see `Signpost.ask`."""
+        return await self.signpost.ask(**question)
+
+    async def status(self) -> dict[str, Any]:
+        """Version, process, uptime in seconds, the queue's totals, and the daemon's own condition."""
+        return {
+            "version": version("mailgw"),
+            "pid": os.getpid(),
+            "uptime": self.clock.seconds() - self.started,
+            "queue": (await self.queue_stats(limit=1))["total"],
+            **self.condition(),
+        }
+
+    async def _order(self, order: Order, said: Mapping[str, Any], everything: bool, reason: str) -> dict[str, Any]:
+        if not isinstance(said, Mapping):
+            raise BadRequest("selection must be an object")
+        if not isinstance(reason, str) or not isinstance(everything, bool):
+            raise BadRequest("reason must be a text, everything must be true or false")
+        if everything and said:
+            raise BadRequest("everything, or a selection: not both")
+        if not everything and not said:
+            raise BadRequest("nothing is selected; say so if everything is meant")
+        recipients = 0
+        for selection in self._selections(said):
+            recipients += await self.desk.tell(selection, order, reason)
+        self.journal.note(Ordered(order.value, _spoken(said), recipients))
+        if recipients:
+            self.wake()
+        return {"recipients": recipients}
+
+    def _selections(self, said: Mapping[str, Any]) -> Sequence[Selection]:
+        for key in ("message", "limit"):
+            if key in said:
+                raise BadRequest(f'an order has no "{key}"; it has messages, {", ".join(FIELDS[1:-1])}')
+        rest = {key: value for key, value in said.items() if key != "messages"}
+        now = self.clock.seconds()
+        if "messages" not in said:
+            return [selection_from(rest, now)]
+        messages = said["messages"]
+        if not isinstance(messages, list) or not 1 <= len(messages) <= MOST_MESSAGES:
+            raise BadRequest(f"messages must be a list of 1 to {MOST_MESSAGES} numbers")
+        return [selection_from({**rest, "message": message}, now) for message in messages]
+
+
+def _spoken(said: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in said.items()) or "everything"

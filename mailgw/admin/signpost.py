@@ -1,0 +1,126 @@
+"""Which way an address would go, who knows it, and who may send there: asked of the real routes and permit rules."""
+
+from collections.abc import Mapping
+from inspect import isawaitable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any, Literal
+
+import attrs
+from attrs import frozen
+
+from mailgw.admin.selecting import BadRequest
+from mailgw.given import given_interface
+from mailgw.interfaces import IDialer, IResolver
+from mailgw.receive.asking import Asked, Rules
+from mailgw.routing import Found, Routing
+from mailgw.values.address import NULL, Address, BadAddress
+from mailgw.values.decision import Verdict
+from mailgw.values.facts import ClientFacts, RecipientFacts
+
+__all__ = ["STRANGER", "Signpost"]
+
+STRANGER = IPv4Address("0.0.0.0")  # nobody's address: in no network but one that holds everybody  # noqa: S104
+NEEDS_NETWORK = (IDialer, IResolver)
+
+
+@frozen
+class Signpost:
+    """The routes of a configuration, the rules of each listener, and each listener's kind ("relay" where none is given)."""
+
+    routing: Routing
+    rules: Mapping[str, Rules]
+    kinds: Mapping[str, Literal["relay", "submission"]] = attrs.field(factory=dict)
+
+    async def ask(
+        self, address: str, sender: str = "", login: str = "", ip: str = "", tags: list[str] | tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """Say what would become of mail for ``address``. Empty: the null reverse-path, not logged in, a stranger's client.
+
+        The answer is ``{"address", "route", "recipient", "permit"}``. ``route`` is null or ``{"rule", "where", "gateway",
+        "next_hop", "because"}``; ``recipient`` is ``{"state": "known" | "refused" | "deferred" | "not asked" | "unchecked",
+        "text"}``; ``permit`` is a list of ``{"listener", "permitted", "by"}``. Raises BadRequest.
+        """
+        recipient = _address(address, "address")
+        reverse_path = _address(sender, "sender") if sender not in ("", "<>") else NULL
+        if not isinstance(login, str) or not isinstance(tags, list | tuple) or not all(isinstance(tag, str) for tag in tags):
+            raise BadRequest("login must be a text, tags a list of texts")
+        client_ip = _ip(ip)
+
+        def facts(listener: str) -> RecipientFacts:
+            kind = self.kinds.get(listener, "relay")
+            client = ClientFacts(session="operator", listener=listener, ip=client_ip, port=0, kind=kind, login=login)
+            return RecipientFacts(client=client, sender=reverse_path, recipient=recipient, tags=frozenset(tags))
+
+        first = facts(next(iter(self.rules), ""))
+        found = await self.routing.find(first)
+        return {
+            "address": str(recipient),
+            "route": _way(found) if found else None,
+            "recipient": await _known(found, first),
+            "permit": [await _permit(listener, rules, facts(listener)) for listener, rules in self.rules.items()],
+        }
+
+
+def _way(found: Found) -> dict[str, str]:
+    return {
+        "rule": found.rule.name,
+        "where": found.rule.where,
+        "gateway": found.destination.gateway,
+        "next_hop": found.destination.next_hop,
+        "because": found.route.because,
+    }
+
+
+async def _known(found: Found | None, facts: RecipientFacts) -> dict[str, str]:
+    if found is None or found.rule.recipients is None:
+        return {"state": "unchecked", "text": "the route knows no list of its recipients" if found else "no route"}
+    policy = found.rule.recipients
+    kind: type = type(policy)
+    if attrs.has(kind) and any(given_interface(each) in NEEDS_NETWORK for each in attrs.fields(kind)):
+        return {"state": "not asked", "text": "to know it, another server must be asked"}
+    try:
+        answer = policy.check_recipient(facts)
+        decision = await answer if isawaitable(answer) else answer
+    except Exception as problem:  # a plugin's fault is part of the answer: a client would hear 451
+        return {"state": "deferred", "text": f"it cannot be known now: {problem}"}
+    states = {Verdict.REJECT: "refused", Verdict.DEFER: "deferred"}
+    return {"state": states.get(decision.verdict, "known"), "text": str(decision.reply or "")}
+
+
+async def _permit(listener: str, rules: Rules, facts: RecipientFacts) -> dict[str, Any]:
+    if facts.client.kind == "submission" and not facts.client.is_authenticated:
+        return {"listener": listener, "permitted": False, "by": "the client must log in first"}
+    for asked in rules.relay:
+        why = await _opinion(asked, facts)
+        if why is not None:
+            return {"listener": listener, "permitted": True, "by": why or asked.name}
+    return {"listener": listener, "permitted": False, "by": "no permit rule matches"}
+
+
+async def _opinion(asked: Asked, facts: RecipientFacts) -> str | None:
+    try:
+        answer = asked.component.may_relay(facts)
+        decision = await answer if isawaitable(answer) else answer
+    except Exception:  # a rule that fails permits nothing
+        return None
+    return decision.why if decision.verdict is Verdict.PERMIT else None
+
+
+def _address(text: str, name: str) -> Address:
+    if not isinstance(text, str):
+        raise BadRequest(f"{name} must be a text")
+    try:
+        return Address.parse(text.removeprefix("<").removesuffix(">"))
+    except BadAddress as problem:
+        raise BadRequest(f'"{text}" is no address: {problem}') from None
+
+
+def _ip(text: str) -> IPv4Address | IPv6Address:
+    if text == "":
+        return STRANGER
+    try:
+        # Never from an int, which ip_address would take.
+        ip = ip_address(str(text))
+    except ValueError:
+        raise BadRequest(f'"{text}" is no IP address') from None
+    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip
