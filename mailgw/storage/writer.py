@@ -1,0 +1,212 @@
+"""One thread that writes: it takes everything that is waiting as one group, one transaction, one fsync.
+
+A single commit costs about as much as fifty messages in one commit, so nobody commits alone while others wait: what is
+submitted while a group is being written, or in the same turn of the reactor, becomes the next group.
+"""
+
+import errno
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, NamedTuple, TypeVar
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorFromThreads
+
+from mailgw.interfaces import StoreFull, StoreUnavailable
+
+__all__ = ["Writer", "translated"]
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class _Job(NamedTuple):
+    item: Any
+    answer: "Deferred[Any]"
+    unheard: Callable[[Any], object] | None
+
+
+class _Question(NamedTuple):
+    ask: Callable[[], Any]
+    answer: "Deferred[Any]"
+    unheard: Callable[[Any], object] | None
+
+
+class _Answer(NamedTuple):
+    answer: "Deferred[Any]"
+    result: Any
+    unheard: Callable[[Any], object] | None
+    problem: Exception | None = None
+
+
+_Writes = dict[Callable[[Sequence[Any]], Sequence[Any]], list[_Job]]
+
+
+def translated(problem: Exception) -> StoreUnavailable:
+    """Say what went wrong in the words of the contract: `StoreFull` when there is no room, else `StoreUnavailable`."""
+    if isinstance(problem, StoreUnavailable):
+        return problem
+    full = (
+        problem.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
+        if isinstance(problem, sqlite3.Error) and hasattr(problem, "sqlite_errorcode")
+        else isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT)
+    )
+    kind = StoreFull if full else StoreUnavailable
+    translation = kind(f"{type(problem).__name__}: {problem}")
+    translation.__cause__ = problem
+    return translation
+
+
+class Writer:
+    """Owns a connection (``isolation_level=None``, ``check_same_thread=False``) and the thread that writes through it."""
+
+    def __init__(self, database: sqlite3.Connection, reactor: IReactorFromThreads) -> None:
+        self._database = database
+        self._reactor = reactor
+        # On the reactor's side:
+        self._writes: _Writes = {}
+        self._questions: list[_Question] = []
+        self._busy = False
+        self._closing: Deferred[None] | None = None
+        # On the thread's side:
+        self._committed: list[Callable[[], object]] = []
+        self._rolled_back: list[Callable[[], object]] = []
+        self._handed: SimpleQueue[tuple[_Writes, list[_Question]] | None] = SimpleQueue()
+        # A daemon thread: what it has not committed at the end of the process was not promised to anybody.
+        Thread(target=self._run, name="mailgw-writer", daemon=True).start()
+
+    def submit(
+        self,
+        work: Callable[[Sequence[_Item]], Sequence[_Result]],
+        item: _Item,
+        unheard: Callable[[_Result], object] | None = None,
+    ) -> "Deferred[_Result]":
+        """Have ``work`` done inside the next transaction; fires with its result for ``item``, after the commit.
+
+        ``work`` is called in the thread, once for all items of the group, and gives their results in the same order. If it
+        raises, the group is rolled back and everything in it is done again one by one, so that only the guilty item fails.
+        If the Deferred was cancelled, ``unheard`` is called with the result that nobody waits for. Fails with
+        StoreUnavailable.
+        """
+        if self._closing is not None:
+            return fail(StoreUnavailable("the store is closed"))
+        answer: Deferred[_Result] = Deferred()
+        job = _Job(item, answer, unheard)
+        jobs = self._writes.get(work)
+        if jobs is None:
+            self._writes[work] = [job]
+        else:
+            jobs.append(job)
+        self._stir()
+        return answer
+
+    def ask(self, question: Callable[[], _Result], unheard: Callable[[_Result], object] | None = None) -> "Deferred[_Result]":
+        """Have ``question`` called in the thread, between two transactions. Fails with StoreUnavailable."""
+        if self._closing is not None:
+            return fail(StoreUnavailable("the store is closed"))
+        answer: Deferred[_Result] = Deferred()
+        self._questions.append(_Question(question, answer, unheard))
+        self._stir()
+        return answer
+
+    def after_commit(self, act: Callable[[], object]) -> None:
+        """For ``work``: have something done in the thread after this transaction's commit. It must not raise."""
+        self._committed.append(act)
+
+    def after_rollback(self, act: Callable[[], object]) -> None:
+        """For ``work``: have something done in the thread if this transaction is rolled back. It must not raise."""
+        self._rolled_back.append(act)
+
+    def close(self) -> "Deferred[None]":
+        """Finish what is waiting, then close the connection; fires when the thread is done."""
+        closed: Deferred[None] = Deferred()
+        if self._closing is not None:
+            self._closing.chainDeferred(closed)
+            return closed
+        self._closing = Deferred()
+        self._closing.chainDeferred(closed)
+        self._stir()
+        return closed
+
+    # ── On the reactor's side ──
+
+    def _stir(self) -> None:
+        if not self._busy:
+            self._busy = True
+            # Not now but in the next turn: what else this turn brings joins the group.
+            self._reactor.callFromThread(self._hand_over)
+
+    def _hand_over(self) -> None:
+        if self._writes or self._questions:
+            self._handed.put((self._writes, self._questions))
+            self._writes, self._questions = {}, []
+        elif self._closing is not None:
+            self._handed.put(None)
+        else:
+            self._busy = False
+
+    def _tell(self, answers: list[_Answer]) -> None:
+        for answer, result, unheard, problem in answers:
+            if answer.called:  # cancelled meanwhile
+                if unheard is not None and problem is None and self._closing is None:
+                    unheard(result)
+            elif problem is not None:
+                answer.errback(problem)
+            else:
+                answer.callback(result)
+        self._hand_over()
+
+    def _tell_closed(self) -> None:
+        assert self._closing is not None
+        self._closing.callback(None)
+
+    # ── In the thread ──
+
+    def _run(self) -> None:
+        while (group := self._handed.get()) is not None:
+            writes, questions = group
+            answers = self._write(writes) if writes else []
+            answers.extend(map(self._reply, questions))
+            self._reactor.callFromThread(self._tell, answers)
+        with suppress(sqlite3.Error):
+            self._database.close()
+        self._reactor.callFromThread(self._tell_closed)
+
+    def _write(self, writes: _Writes) -> list[_Answer]:
+        try:
+            return self._transact(writes)
+        except Exception as problem:
+            single = [(work, job) for work, jobs in writes.items() for job in jobs]
+            if len(single) == 1:
+                job = single[0][1]
+                return [_Answer(job.answer, None, job.unheard, translated(problem))]
+            return [answer for work, job in single for answer in self._write({work: [job]})]
+
+    def _transact(self, writes: _Writes) -> list[_Answer]:
+        answers: list[_Answer] = []
+        self._committed, self._rolled_back = [], []
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            for work, jobs in writes.items():
+                results = work([job.item for job in jobs])
+                answers.extend([_Answer(job.answer, result, job.unheard) for job, result in zip(jobs, results, strict=True)])
+            self._database.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                if self._database.in_transaction:  # a full disk may have rolled it back already
+                    self._database.execute("ROLLBACK")
+            for act in self._rolled_back:
+                act()
+            raise
+        for act in self._committed:
+            act()
+        return answers
+
+    def _reply(self, question: _Question) -> _Answer:
+        try:
+            return _Answer(question.answer, question.ask(), question.unheard)
+        except Exception as problem:
+            return _Answer(question.answer, None, question.unheard, translated(problem))
