@@ -2,14 +2,35 @@
 
 from collections.abc import Sequence, Set
 from inspect import isawaitable
+from ipaddress import IPv4Address
 
 from attrs import frozen
 
 from mailgw.interfaces import IRecipientPolicy, IRoute
-from mailgw.values.delivery import Destination, Route
-from mailgw.values.facts import RecipientFacts
+from mailgw.values.address import Address
+from mailgw.values.delivery import Destination, Envelope, Route
+from mailgw.values.facts import ClientFacts, RecipientFacts
 
-__all__ = ["Found", "Routing", "Rule"]
+__all__ = ["Found", "Routing", "Rule", "facts_again"]
+
+_OURSELVES = IPv4Address("127.0.0.1")
+
+
+def facts_again(envelope: Envelope, recipient: Address) -> RecipientFacts:
+    """The facts of a RCPT command as far as the queue remembers them: what routes are asked with before a later attempt.
+
+    The client's port, TLS and the authentication results are forgotten; a DSN's client is 127.0.0.1.
+    """
+    client = ClientFacts(
+        session=envelope.session,
+        listener=envelope.listener,
+        ip=envelope.client_ip or _OURSELVES,
+        port=0,
+        kind="submission" if envelope.login else "relay",
+        helo=envelope.helo,
+        login=envelope.login,
+    )
+    return RecipientFacts(client=client, sender=envelope.sender, recipient=recipient, tags=envelope.tags)
 
 
 @frozen
