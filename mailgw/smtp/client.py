@@ -1,0 +1,440 @@
+"""The client's side of SMTP and LMTP, without socket, clock or Twisted: bytes in, events and bytes out.
+
+The way of a session::
+
+    greeting -> EHLO -> Ready [-> start_tls -> TlsAgreed -> tls_started -> EHLO -> Ready]
+             -> begin -> ContentWanted -> add_content..., end_content -> Finished -> begin ... -> quit
+
+After each call `take` gives what is to be written. Commands go out in one group where the server offers PIPELINING
+(RFC 2920) and one by one where it does not; replies are matched by their order. BadReply ends a session; so does a 421
+at any time.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from attrs import frozen
+
+from mailgw.smtp.extensions import Extensions
+from mailgw.smtp.framing import DotStuffing, Nature
+from mailgw.smtp.replies import BadReply, ReplyReader
+from mailgw.smtp.transaction import Transaction
+from mailgw.values.address import Address
+from mailgw.values.delivery import Outcome, Recipient, Shipment, later, unknown
+from mailgw.values.reply import Reply
+
+__all__ = ["Asked", "BadReply", "ClientSession", "ContentWanted", "Event", "Finished", "Ready", "Refused", "TlsAgreed", "TlsRefused"]
+
+
+@frozen
+class Ready:
+    """The server has told its extensions: a transaction, or STARTTLS, may begin."""
+
+    extensions: Extensions
+
+
+@frozen
+class Refused:
+    """The server wants no session: its greeting or its answer to EHLO was 4yz or 5yz, or an idle session got a 421."""
+
+    reply: Reply
+
+
+@frozen
+class TlsAgreed:
+    """Start the TLS handshake now, then call `ClientSession.tls_started`."""
+
+
+@frozen
+class TlsRefused:
+    """The server offers STARTTLS but will not begin it now. The session goes on in clear."""
+
+    reply: Reply
+
+
+@frozen
+class ContentWanted:
+    """Send the content now, through `ClientSession.add_content` and `ClientSession.end_content`."""
+
+
+@frozen
+class Finished:
+    """The transaction is over: an outcome for each recipient of the shipment."""
+
+    outcomes: Mapping[Address, Outcome]
+    untouched: bool = False  # the session ended before the server said a word about it: repeat it on another connection
+
+
+@frozen
+class Asked:
+    """The server's last word about a recipient it was asked about with `ClientSession.ask`."""
+
+    reply: Reply
+
+
+Event = Ready | Refused | TlsAgreed | TlsRefused | ContentWanted | Finished | Asked
+
+# RFC 5321 §4.5.3.2, in seconds. What is not named there gets the patience of MAIL.
+_PATIENCE = {"greeting": 300.0, "data": 120.0, "dot": 600.0, "lmtp dot": 600.0, "quit": 10.0}
+_BLOCK = 180.0
+_OTHERWISE = 300.0
+
+_Stage = Literal["greeting", "ehlo", "helo", "starttls", "rset", "mail", "rcpt", "data", "dot", "lmtp dot", "ask mail", "ask rcpt", "quit"]
+# What a good answer to each command is; everything from 400 on is a refusal, everything else is no SMTP.
+_INTERMEDIATE = frozenset({"data"})
+
+
+class ClientSession:
+    """One session with a server. ``hostname`` is said in EHLO; ``peer`` is the server's name in outcomes."""
+
+    def __init__(self, hostname: str, *, lmtp: bool = False, encrypted: bool = False, verified: bool = False, peer: str = "") -> None:
+        self.extensions = Extensions()
+        self.encrypted = encrypted
+        self.verified = verified  # the server's certificate was verified
+        self.is_over = False  # nothing more can be begun
+        self._hostname = hostname
+        self._lmtp = lmtp
+        self._peer = peer
+        self._reader = ReplyReader()
+        self._awaited: deque[tuple[_Stage, Recipient | None]] = deque([("greeting", None)])
+        self._out: list[bytes] = []
+        self._events: list[Event] = []
+        self._transaction: Transaction | None = None
+        self._framing: DotStuffing | None = None  # set while content is due by DATA
+        self._sending = False  # content is due or under way
+        self._data_done = False  # the end-of-data indicator is out, its answer is not in
+        self._open = False  # the server may hold an unfinished transaction: RSET before the next MAIL
+        self._asking: tuple[Recipient, Reply | None] | None = None
+        self._answers: dict[_Stage, Callable[[Recipient | None, Reply], None]] = {
+            "greeting": self._greeting,
+            "ehlo": self._ehlo,
+            "helo": self._helo,
+            "starttls": self._starttls,
+            "rset": self._rset,
+            "mail": self._mail,
+            "rcpt": self._rcpt,
+            "data": self._data,
+            "dot": self._dot,
+            "lmtp dot": self._lmtp_dot,
+            "ask mail": self._ask_mail,
+            "ask rcpt": self._ask_rcpt,
+            "quit": self._quit,
+        }
+
+    # ── What the server says ──
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Take what came from the server and give what it means. Raises BadReply; then call `lost`."""
+        self._reader.feed(data)
+        while not self.is_over or self._awaited:
+            reply = self._reader.next()
+            if reply is None:
+                break
+            self._hear(reply)
+        events, self._events = self._events, []
+        return events
+
+    def _hear(self, reply: Reply) -> None:
+        if self._transaction and reply.code != 421:
+            self._transaction.heard = True
+        if reply.code == 421 and not (self._awaited and self._awaited[0][0] == "quit"):
+            self._close(reply)
+        elif self._sending:
+            # The server answers in the midst of the content: a refusal is believed, and the connection is of no more use.
+            if reply.code < 400:
+                raise BadReply("server answered before the end of the data")
+            assert self._transaction
+            self._transaction.deliver(self._transaction.accepted, reply)
+            self._close(Reply(421, "4.4.2", "server answered before the end of the data"))
+        elif not self._awaited:
+            raise BadReply("server answered without being asked")
+        else:
+            stage, recipient = self._awaited.popleft()
+            if reply.code < 400 and (reply.code >= 300) != (stage in _INTERMEDIATE):
+                raise BadReply(f"server answered {reply.code}, which does not fit the command")
+            self._answers[stage](recipient, reply)
+
+    def _close(self, reply: Reply) -> None:
+        """RFC 5321 §3.8: 421 ends the session, whatever was asked."""
+        self.is_over = True
+        self._awaited.clear()
+        if self._transaction:
+            self._finish(later(reply, self._peer))
+        elif self._asking:
+            self._asking = None
+            self._events.append(Asked(reply))
+        else:
+            self._events.append(Refused(reply))
+
+    # ── What is to be written, and how long to wait ──
+
+    def take(self) -> bytes:
+        """The octets to write now, perhaps none."""
+        out, self._out = self._out, []
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    @property
+    def patience(self) -> float | None:
+        """How many seconds the server has for its next answer, or we for the next block; None: nothing is awaited."""
+        if self._sending:
+            return _BLOCK
+        return _PATIENCE.get(self._awaited[0][0], _OTHERWISE) if self._awaited else None
+
+    @property
+    def awaits(self) -> str:
+        """What is awaited, in words for an outcome's text."""
+        return "content" if self._sending else self._awaited[0][0] if self._awaited else "nothing"
+
+    def _say(self, stage: _Stage, command: bytes, recipient: Recipient | None = None) -> None:
+        self._out.append(command)
+        self._awaited.append((stage, recipient))
+
+    # ── Greeting, EHLO, STARTTLS ──
+
+    def _greeting(self, _: Recipient | None, reply: Reply) -> None:
+        if reply.is_positive:
+            self._say("ehlo", f"{'LHLO' if self._lmtp else 'EHLO'} {self._hostname}\r\n".encode())
+        else:
+            self._refused(reply)
+
+    def _refused(self, reply: Reply) -> None:
+        self.is_over = True
+        self._events.append(Refused(reply))
+
+    def _ehlo(self, _: Recipient | None, reply: Reply) -> None:
+        if reply.is_positive:
+            self.extensions = Extensions.of(reply)
+            self._events.append(Ready(self.extensions))
+        elif reply.is_permanent and reply.code != 521 and not self._lmtp and not self.encrypted:
+            # RFC 5321 §3.2: an old server. (521 is RFC 7504: no mail at all.)
+            self._say("helo", f"HELO {self._hostname}\r\n".encode())
+        else:
+            self._refused(reply)
+
+    def _helo(self, _: Recipient | None, reply: Reply) -> None:
+        if reply.is_positive:
+            self._events.append(Ready(self.extensions))
+        else:
+            self._refused(reply)
+
+    def start_tls(self) -> None:
+        """Ask for TLS; allowed after Ready when it is offered."""
+        self._say("starttls", b"STARTTLS\r\n")
+
+    def _starttls(self, _: Recipient | None, reply: Reply) -> None:
+        if not reply.is_positive:
+            self._events.append(TlsRefused(reply))
+            return
+        if not self._reader.is_empty:
+            # What follows in clear was not said by the one whom TLS will authenticate.
+            raise BadReply("server sent something in clear behind its answer to STARTTLS")
+        self._events.append(TlsAgreed())
+
+    def tls_started(self, verified: bool) -> None:
+        """TLS protects the session from here on: what was known is forgotten and asked anew (RFC 3207 §4.2)."""
+        self.encrypted, self.verified = True, verified
+        self.extensions = Extensions()
+        self._say("ehlo", f"{'LHLO' if self._lmtp else 'EHLO'} {self._hostname}\r\n".encode())
+
+    # ── A transaction ──
+
+    def begin(self, shipment: Shipment, nature: Nature) -> list[Event]:
+        """Begin to deliver a shipment; gives Finished at once when this server can take it for nobody."""
+        self._transaction = Transaction(shipment, nature, self.extensions, self.verified, self._peer, self._lmtp)
+        self._next_batch()
+        events, self._events = self._events, []
+        return events
+
+    def _next_batch(self) -> None:
+        transaction = self._transaction
+        assert transaction
+        if not transaction.next_batch():
+            self._finish(None)
+            return
+        if self._open:
+            self._open = False
+            self._say("rset", b"RSET\r\n")
+            if not self.extensions.pipelining:
+                return
+        self._say_mail(transaction)
+
+    def _say_mail(self, transaction: Transaction) -> None:
+        self._say("mail", transaction.mail())
+        if self.extensions.pipelining:
+            while transaction.unsaid:
+                self._say_rcpt(transaction)
+            if not transaction.by_chunk:
+                self._say("data", b"DATA\r\n")
+
+    def _say_rcpt(self, transaction: Transaction) -> None:
+        recipient = transaction.unsaid.popleft()
+        self._say("rcpt", transaction.rcpt(recipient), recipient)
+
+    def _finish(self, outcome: Outcome | None) -> None:
+        transaction, self._transaction = self._transaction, None
+        assert transaction
+        self._sending = self._data_done = False
+        self._framing = None
+        if outcome:
+            transaction.close(outcome)
+        self._events.append(Finished(transaction.outcomes, untouched=outcome is not None and not transaction.heard))
+
+    def _rset(self, _: Recipient | None, reply: Reply) -> None:
+        if not reply.is_positive:
+            raise BadReply("server refused RSET")
+        if self.extensions.pipelining:
+            return
+        if self._transaction:
+            self._say_mail(self._transaction)
+        else:
+            self._say("ask mail", b"MAIL FROM:<>\r\n")
+
+    def _mail(self, _: Recipient | None, reply: Reply) -> None:
+        transaction = self._transaction
+        assert transaction
+        if reply.is_positive:
+            self._open = True
+            if not self._awaited:
+                self._say_rcpt(transaction)
+            return
+        transaction.refuse_rest(reply)
+        if not self._awaited:
+            self._next_batch()
+
+    def _rcpt(self, recipient: Recipient | None, reply: Reply) -> None:
+        transaction = self._transaction
+        assert transaction
+        assert recipient
+        if self._open:  # else MAIL was refused, and what is said about its recipients means nothing
+            transaction.answer_rcpt(recipient, reply)
+        if self._awaited:
+            return
+        if transaction.unsaid:
+            self._say_rcpt(transaction)
+        elif not transaction.accepted:
+            self._next_batch()
+        elif transaction.by_chunk:
+            # One chunk however big: RFC 3030 §2 sets no limit.
+            self._out.append(b"BDAT %d LAST\r\n" % transaction.shipment.content.size)
+            self._content()
+        else:
+            self._say("data", b"DATA\r\n")
+
+    def _data(self, _: Recipient | None, reply: Reply) -> None:
+        transaction = self._transaction
+        assert transaction
+        if reply.code == 354:
+            if transaction.accepted:
+                self._framing = DotStuffing()
+                self._content()
+            else:
+                # RFC 2920 §3.1: the server lets us go on without a recipient; an empty message gets us out of it.
+                self._say("dot", b".\r\n")
+        elif reply.code < 400:
+            raise BadReply(f"server answered {reply.code} to DATA")
+        else:
+            transaction.refuse(transaction.accepted, reply)
+            self._next_batch()
+
+    def _content(self) -> None:
+        self._sending = True
+        self._events.append(ContentWanted())
+
+    def add_content(self, chunk: bytes) -> bytes:
+        """The next piece of the content as it goes over the wire."""
+        return self._framing.add(chunk) if self._framing else chunk
+
+    def end_content(self) -> bytes:
+        """What ends the content on the wire. From here on a lost connection means an unknown outcome."""
+        assert self._transaction
+        self._sending = False
+        self._data_done = True
+        if self._lmtp:  # RFC 2033 §4.2: one reply for each recipient that was accepted
+            self._awaited.extend(("lmtp dot", recipient) for recipient in self._transaction.accepted)
+        else:
+            self._awaited.append(("dot", None))
+        framing, self._framing = self._framing, None
+        return framing.end() if framing else b""
+
+    def _dot(self, _: Recipient | None, reply: Reply) -> None:
+        transaction = self._transaction
+        assert transaction
+        if reply.is_positive:
+            self._open = False
+        transaction.deliver(transaction.accepted, reply)
+        self._data_done = False
+        self._next_batch()
+
+    def _lmtp_dot(self, recipient: Recipient | None, reply: Reply) -> None:
+        transaction = self._transaction
+        assert transaction
+        assert recipient
+        transaction.deliver([recipient], reply)
+        if not self._awaited:
+            self._open = False
+            self._data_done = False
+            self._next_batch()
+
+    # ── Asking about a recipient ──
+
+    def ask(self, recipient: Address) -> None:
+        """Ask whether the server would take mail for ``recipient``, from the null reverse-path; the answer is Asked."""
+        if not f"{recipient}".isprintable():
+            raise ValueError(f"{recipient!r} cannot be written in a command")
+        self._asking = (Recipient(recipient), None)
+        if self._open:
+            self._open = False
+            self._say("rset", b"RSET\r\n")
+            if not self.extensions.pipelining:
+                return
+        self._say("ask mail", b"MAIL FROM:<>\r\n")
+        if self.extensions.pipelining:
+            self._say("ask rcpt", f"RCPT TO:<{recipient}>\r\n".encode(), self._asking[0])
+
+    def _ask_mail(self, _: Recipient | None, reply: Reply) -> None:
+        assert self._asking
+        recipient = self._asking[0]
+        if reply.is_positive:
+            self._open = True
+            if not self._awaited:
+                self._say("ask rcpt", f"RCPT TO:<{recipient.address}>\r\n".encode(), recipient)
+        elif self._awaited:
+            self._asking = (recipient, reply)
+        else:
+            self._answer(reply)
+
+    def _ask_rcpt(self, _: Recipient | None, reply: Reply) -> None:
+        assert self._asking
+        self._answer(self._asking[1] or reply)
+
+    def _answer(self, reply: Reply) -> None:
+        self._asking = None
+        self._events.append(Asked(reply))
+
+    # ── The end ──
+
+    def quit(self) -> None:
+        """Say good-bye; allowed while nothing is under way."""
+        self.is_over = True
+        self._say("quit", b"QUIT\r\n")
+
+    def _quit(self, _: Recipient | None, reply: Reply) -> None:
+        pass
+
+    def lost(self, why: str) -> list[Event]:
+        """The connection is gone or given up: what that means for whatever was under way."""
+        self.is_over = True
+        self._awaited.clear()
+        self._out.clear()
+        self._events.clear()
+        if self._transaction:
+            if self._data_done and self._transaction.accepted:
+                for recipient in self._transaction.accepted:
+                    self._transaction.outcomes.setdefault(recipient.address, unknown(Reply(451, "4.4.2", why), self._peer))
+            self._finish(later(Reply(421, "4.4.2", why), self._peer))
+        elif self._asking:
+            self._asking = None
+            self._events.append(Asked(Reply(421, "4.4.2", why)))
+        events, self._events = self._events, []
+        return events
