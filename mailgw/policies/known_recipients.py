@@ -61,7 +61,7 @@ class RecipientList:
     """A file of addresses, one a line; ``@example.org`` means everybody there; ``#`` begins a comment.
 
     The file is read again when it changed. If it cannot be read then, the last good list stays in force and the log says so.
-    Raises OSError, or ValueError with file and line, when it cannot be read at the start.
+    Raises ValueError, with file and line, when it cannot be read at the start.
     """
 
     path: Path = field(converter=Path)
@@ -72,7 +72,11 @@ class RecipientList:
     _read: _Read = field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "_read", _Read(*_read(self.path)))
+        try:
+            read = _Read(*_read(self.path))
+        except OSError as problem:
+            raise ValueError(f"{self.path}: {problem.strerror}") from problem
+        object.__setattr__(self, "_read", read)
 
     def check_recipient(self, facts: RecipientFacts) -> Decision:
         """Proceed for those who are listed and for postmaster (RFC 5321 §4.5.1); 550 5.1.1 for others."""
