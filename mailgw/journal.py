@@ -20,6 +20,7 @@ __all__ = [
     "Connected",
     "Delayed",
     "Delivered",
+    "Discarded",
     "Disconnected",
     "Failed",
     "Fault",
@@ -78,6 +79,17 @@ class Held:
 
     session: str
     message: int
+    by: str
+    why: str
+
+
+@frozen
+class Discarded:
+    """A client heard 250 for something that a policy threw away."""
+
+    session: str
+    sender: str
+    recipients: Sequence[str]
     by: str
     why: str
 

@@ -48,6 +48,7 @@ class SenderFacts:
     client: ClientFacts
     sender: Address  # NULL for the null reverse-path
     size: int | None = None  # octets, as declared with SIZE= (RFC 1870)
+    tags: frozenset[str] = frozenset()
     results: tuple[AuthResult, ...] = ()
 
 

@@ -1,0 +1,406 @@
+"""The story of a session, told in one coroutine: what the client says, who is asked about it, what it hears."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+from attrs import evolve, field, frozen
+from twisted.internet.interfaces import IReactorTime
+
+from mailgw.interfaces import IIdentity, IQueueStore, StoreFull, StoreUnavailable
+from mailgw.journal import Accepted, Connected, Discarded, Disconnected, Fault, Held, Journal, Refused
+from mailgw.receive.asking import Asked, Asker, Rules
+from mailgw.receive.intake import Intake
+from mailgw.receive.trace import from_and_by, hops, received
+from mailgw.receive.transaction import Findings, Transaction
+from mailgw.routing import Found, Routing
+from mailgw.smtp.events import Auth, Closing, Data, Expand, Hello, Mail, Piece, Quit, Rcpt, Reset, StartTls
+from mailgw.smtp.server import ServerEngine, ServerSettings
+from mailgw.values.content import Content
+from mailgw.values.decision import Verdict
+from mailgw.values.delivery import Envelope
+from mailgw.values.facts import ClientFacts, RecipientFacts, SenderFacts, TlsFacts
+from mailgw.values.ledger import Put
+from mailgw.values.reply import Reply
+
+__all__ = ["Conversation", "Gone", "Reception", "Wire"]
+
+
+class Gone(Exception):
+    """There is nobody to talk to any more; the message says why: "lost", "time-out", "shutdown"."""
+
+
+class Wire(Protocol):
+    """What a conversation needs of the connection under it."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether the server is shutting down."""
+
+    async def more(self) -> None:
+        """Send what the engine has to say, and wait until more has arrived. Raises Gone."""
+
+    def within(self, seconds: float) -> None:
+        """From here on, the client has so long to send what is waited for."""
+
+    async def start_tls(self) -> TlsFacts:
+        """Send what the engine has to say in clear, then encrypt. Raises Gone."""
+
+
+class Objection(NamedTuple):
+    """Who refuses, what the peer hears, and why for us."""
+
+    by: str
+    reply: Reply
+    why: str
+
+
+@frozen(kw_only=True)
+class Reception:
+    """What all conversations of a listener share."""
+
+    listener: str
+    engine: ServerSettings
+    rules: Rules
+    routing: Routing
+    store: IQueueStore
+    offer: Callable[[Put], None]  # hands a committed message to the dispatcher
+    journal: Journal
+    identity: IIdentity
+    clock: IReactorTime
+    incoming: Path  # folder for messages that are too big for the memory
+    kind: Literal["relay", "submission"] = "relay"
+    max_hops: int = 50
+    command_timeout: float = 300.0  # seconds; RFC 5321 §4.5.3.2.7
+    data_timeout: float = 300.0  # between two pieces of content
+    message_timeout: float = 3600.0  # for all content of a message
+    aliases: Mapping[str, tuple[str, ...]] | None = None  # for EXPN
+    asker: Asker = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "asker", Asker(self.clock, self.journal))
+
+
+_SENDER_OK = Reply(250, "2.1.0", "sender ok")
+_RECIPIENT_OK = Reply(250, "2.1.5", "recipient ok")
+_RESET = Reply(250, "2.0.0", "ok")
+_HELLO = Reply(250, "", "hello")  # the engine puts its own words in
+_BYE = Reply(221, "2.0.0", "bye")
+_TLS = Reply(220, "2.0.0", "ready to start TLS")
+_TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "too many recipients")
+_RELAY_DENIED = Reply(550, "5.7.1", "relaying denied")
+_NO_ROUTE = Reply(550, "5.1.2", "no route to this destination")
+_TROUBLE = Reply(451, "4.3.0", "local problem, try again later")
+_FULL = Reply(452, "4.3.1", "out of space, try again later")
+_LOOP = Reply(554, "5.4.6", "too many hops: this message is going in circles")
+_DISCARDED = Reply(250, "2.0.0", "ok")
+_NO_AUTH = Reply(454, "4.7.0", "authentication is not available now")
+_NO_ALIAS = Reply(550, "5.1.1", "no such list or alias")
+_IDLE = Reply(421, "4.4.2", "waited too long")
+_SHUTDOWN = Reply(421, "4.3.2", "shutting down")
+
+
+class Conversation:
+    """One session. `hold` it, and it ends with the connection."""
+
+    def __init__(self, reception: Reception, wire: Wire, engine: ServerEngine, client: ClientFacts) -> None:
+        """Make one for a client that has just connected."""
+        self._reception = reception
+        self._wire = wire
+        self._engine = engine
+        self._client = client
+        self._from_and_by = ""  # of Received:, while it holds
+        self._transaction: Transaction | None = None
+        self._count = 0  # transactions
+        self._accepted = 0  # messages
+        self._findings = Findings()  # of client policies: they go with every transaction
+
+    async def hold(self) -> None:
+        """Talk until the session is over. What is to be said last is left in the engine."""
+        client, note = self._client, self._reception.journal.note
+        note(Connected(client.session, client.listener, f"{client.ip}:{client.port}"))
+        why = "fault"
+        try:
+            why = await self._talk()
+        except Gone as gone:
+            why = str(gone)
+            if why == "time-out":
+                self._engine.close(_IDLE)
+            elif why == "shutdown":
+                self._engine.close(_SHUTDOWN)
+        finally:
+            self._drop_transaction()
+            note(Disconnected(client.session, why, self._accepted))
+
+    async def _talk(self) -> str:
+        wire, engine = self._wire, self._engine
+        if not await self._greet():
+            return "refused"
+        while True:
+            if wire.closing and self._transaction is None:
+                raise Gone("shutdown")
+            if not engine.in_content:
+                wire.within(self._reception.command_timeout)
+            event = engine.next_event()
+            while event is None:
+                await wire.more()
+                event = engine.next_event()
+            if isinstance(event, Quit):
+                engine.answer(_BYE)
+                return "quit"
+            if isinstance(event, Closing):
+                self._note_refusal("session", event.reply, "limits")
+                return "refused"
+            await _HANDLERS[type(event)](self, event)
+
+    def _drop_transaction(self) -> None:
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None and transaction.intake is not None:
+            transaction.intake.discard()
+
+    def _note_refusal(self, stage: str, reply: Reply, by: str, recipient: str = "", why: str = "") -> None:
+        sender = str(self._transaction.mail.sender) if self._transaction else ""
+        self._reception.journal.note(Refused(self._client.session, stage, reply, by, sender, recipient, why))
+
+    def _refuse(self, stage: str, reply: Reply, by: str, recipient: str = "", why: str = "") -> None:
+        self._note_refusal(stage, reply, by, recipient, why)
+        self._engine.answer(reply)
+
+    async def _ask(self, rules: tuple[Asked, ...], stage: str, facts: Any, findings: Findings) -> Objection | None:
+        # The first who refuses, and why; what the others add is kept, and later ones see it.
+        for asked in rules:
+            decision = await self._reception.asker.ask(asked, stage, facts)
+            if decision.reply is not None:
+                return Objection(asked.name, decision.reply, decision.why)
+            if decision.verdict is not Verdict.PROCEED:
+                findings.keep_verdict(asked, decision)
+            if decision.tags or decision.results or decision.headers:
+                findings.keep_additions(decision)
+                if not isinstance(facts, ClientFacts):
+                    facts = evolve(facts, tags=findings.tags, results=findings.results)
+        return None
+
+    # ── The session ──
+
+    async def _greet(self) -> bool:
+        reception = self._reception
+        if reception.rules.client:
+            objection = await self._ask(reception.rules.client, "connect", self._client, self._findings)
+            if objection is not None:
+                by, reply, why = objection
+                self._note_refusal("connect", reply, by, why=why)
+                # RFC 5321 §3.1: 554 instead of a greeting; a deferral is a 421.
+                self._engine.greet(Reply(554 if reply.is_permanent else 421, reply.enhanced, reply.text))
+                return False
+        self._engine.greet(Reply(220, "", f"{reception.identity.hostname} ESMTP"))
+        return True
+
+    async def _on_hello(self, event: Hello) -> None:
+        self._drop_transaction()  # RFC 5321 §4.1.4: EHLO is a RSET, too
+        self._client = evolve(self._client, helo=event.name, esmtp=event.esmtp)
+        self._from_and_by = ""
+        self._engine.answer(_HELLO)
+
+    async def _on_reset(self, event: Reset) -> None:
+        self._drop_transaction()
+        self._engine.answer(_RESET)
+
+    async def _on_start_tls(self, event: StartTls) -> None:
+        self._engine.answer(_TLS)
+        tls = await self._wire.start_tls()
+        # RFC 3207 §4.2: nothing that the client said before is known any more.
+        self._client = evolve(self._client, tls=tls, helo="", esmtp=False, login="")
+        self._from_and_by = ""
+
+    async def _on_auth(self, event: Auth) -> None:
+        self._refuse("auth", _NO_AUTH, "login")
+
+    async def _on_expand(self, event: Expand) -> None:
+        members = (self._reception.aliases or {}).get(event.name.lower().strip("<>"))
+        if members is None:
+            self._engine.answer(_NO_ALIAS)
+        else:
+            self._engine.answer(Reply(250, "2.1.5", "\n".join(f"<{member}>" for member in members)))
+
+    # ── The transaction ──
+
+    async def _on_mail(self, event: Mail) -> None:
+        self._count += 1
+        client = self._client
+        self._transaction = transaction = Transaction(event, f"{client.session}.{self._count}", self._findings.copy())
+        rules = self._reception.rules.sender
+        if rules:
+            findings = transaction.findings
+            facts = SenderFacts(client=client, sender=event.sender, size=event.size, tags=findings.tags, results=findings.results)
+            objection = await self._ask(rules, "mail", facts, findings)
+            if objection is not None:
+                self._refuse("mail", objection.reply, objection.by, why=objection.why)
+                self._drop_transaction()
+                return
+        self._engine.answer(_SENDER_OK)
+
+    async def _on_rcpt(self, event: Rcpt) -> None:
+        reception, transaction = self._reception, self._transaction
+        assert transaction is not None
+        recipient = event.recipient
+        if not recipient.address.domain:
+            # <postmaster> is always taken and always somebody's (RFC 5321 §4.5.1).
+            recipient = evolve(recipient, address=reception.identity.postmaster)
+        address = recipient.address
+        if address in transaction.seen:
+            self._engine.answer(_RECIPIENT_OK)
+            return
+        if len(transaction.seen) >= reception.engine.max_recipients:
+            self._refuse("rcpt", _TOO_MANY_RECIPIENTS, "limits", str(address))
+            return
+        findings = transaction.findings
+        facts = RecipientFacts(
+            client=self._client, sender=transaction.mail.sender, recipient=address, tags=findings.tags, results=findings.results
+        )
+        refusal = None if recipient is not event.recipient else await self._relay_refusal(facts)
+        if refusal is not None:
+            self._refuse("rcpt", refusal, "permit", str(address))
+            return
+        found = await self._route(facts)
+        if found is None:
+            return
+        rules = reception.rules.recipient
+        if found.rule.recipients is not None:
+            rules = (Asked(f"recipients of {found.rule.name}", found.rule.recipients, where=found.rule.where), *rules)
+        if rules:
+            discard = findings.discard
+            objection = await self._ask(rules, "rcpt", facts, findings)
+            if objection is not None:
+                self._refuse("rcpt", objection.reply, objection.by, str(address), objection.why)
+                return
+            if findings.discard != discard:
+                # Thrown away for this recipient only.
+                self._note_discarded([str(address)], findings.discard)
+                findings.discard = discard
+                transaction.seen.add(address)
+                self._engine.answer(_RECIPIENT_OK)
+                return
+        transaction.recipients.append((recipient, found.destination))
+        transaction.seen.add(address)
+        self._engine.answer(_RECIPIENT_OK)
+
+    async def _relay_refusal(self, facts: RecipientFacts) -> Reply | None:
+        # The one place where relaying is allowed, and only by an explicit "permit". A rule that fails permits nothing,
+        # but what it would have said is not known: if no other permits, the client may come again.
+        faulty = False
+        for asked in self._reception.rules.relay:
+            decision = await self._reception.asker.ask(asked, "relay", facts)
+            if decision.verdict is Verdict.PERMIT:
+                return None
+            faulty = faulty or decision.verdict is not Verdict.PROCEED
+        return _TROUBLE if faulty else _RELAY_DENIED
+
+    async def _route(self, facts: RecipientFacts) -> Found | None:
+        reception = self._reception
+        try:
+            found = await reception.routing.find(facts)
+        except Exception as problem:
+            reception.journal.note(Fault(self._client.session, "route", f"failed for {facts.recipient}: {problem!r}"))
+            self._refuse("rcpt", _TROUBLE, "route", str(facts.recipient))
+            return None
+        if found is None:
+            self._refuse("rcpt", _NO_ROUTE, "route", str(facts.recipient))
+        return found
+
+    async def _on_data(self, event: Data) -> None:
+        reception, transaction = self._reception, self._transaction
+        assert transaction is not None
+        transaction.intake = Intake(reception.incoming)
+        transaction.content_since = reception.clock.seconds()
+        self._wire.within(reception.data_timeout)
+        self._engine.go_ahead()
+
+    async def _on_piece(self, event: Piece) -> None:
+        reception, transaction = self._reception, self._transaction
+        assert transaction is not None
+        assert transaction.intake is not None
+        if event.data and not transaction.disk_trouble:
+            try:
+                transaction.intake.write(event.data)
+            except OSError as problem:
+                # Read on; the client hears about it at the end (RFC 5321 §4.2.5).
+                transaction.intake.discard()
+                transaction.disk_trouble = repr(problem)
+        if not event.last:
+            left = transaction.content_since + reception.message_timeout - reception.clock.seconds()
+            self._wire.within(min(reception.data_timeout, left))
+            return
+        if event.problem is not None:
+            self._refuse("data", event.problem, "content")
+        elif transaction.disk_trouble:
+            self._refuse("data", _FULL, "store", why=transaction.disk_trouble)
+        else:
+            await self._take(transaction, transaction.intake, event.is_ascii)
+        self._drop_transaction()
+
+    async def _take(self, transaction: Transaction, intake: Intake, is_ascii: bool) -> None:
+        reception, findings = self._reception, transaction.findings
+        now = reception.clock.seconds()
+        try:
+            content = intake.content()
+            if hops(content) > reception.max_hops:
+                self._refuse("data", _LOOP, "hops")
+                return
+        except OSError as problem:
+            self._refuse("data", _TROUBLE, "store", why=repr(problem))
+            return
+        if reception.rules.content:
+            facts = transaction.facts(self._client, content, now)
+            objection = await self._ask(reception.rules.content, "data", facts, findings)
+            if objection is not None:
+                self._refuse("data", objection.reply, objection.by, why=objection.why)
+                return
+        if findings.discard or not transaction.recipients:
+            if findings.discard:
+                self._note_discarded([str(recipient.address) for recipient, _ in transaction.recipients], findings.discard)
+            self._engine.answer(_DISCARDED)
+            return
+        smtputf8 = transaction.mail.smtputf8
+        if not self._from_and_by or smtputf8:
+            self._from_and_by = from_and_by(self._client, reception.identity.hostname, smtputf8)
+        trace = received(self._from_and_by, transaction.number, transaction.only_recipient(), now)
+        if smtputf8:
+            self._from_and_by = ""  # the next transaction may want it in ASCII
+        content = Content(content.original, content.original_size, findings.header() + trace)
+        await self._put(transaction, transaction.envelope(self._client, is_ascii, now), content)
+
+    async def _put(self, transaction: Transaction, envelope: Envelope, content: Content) -> None:
+        reception, session, hold = self._reception, self._client.session, transaction.findings.hold
+        try:
+            put = await reception.store.put(envelope, content, transaction.recipients, hold)
+        except StoreUnavailable as problem:
+            self._refuse("data", _FULL if isinstance(problem, StoreFull) else _TROUBLE, "store", why=str(problem))
+            return
+        # 250 means committed: from here it is ours, whatever becomes of this connection.
+        self._accepted += 1
+        self._engine.answer(Reply(250, "2.0.0", f"queued as {put.message}"))
+        recipients = [recipient for recipient, _ in transaction.recipients]
+        reception.journal.note(Accepted(session, put.message, envelope.sender, recipients, content.size))
+        if hold:
+            by, _, why = hold.partition(": ")
+            reception.journal.note(Held(session, put.message, by, why))
+        else:
+            reception.offer(put)
+
+    def _note_discarded(self, recipients: list[str], discard: str) -> None:
+        assert self._transaction is not None
+        by, _, why = discard.partition(": ")
+        self._reception.journal.note(Discarded(self._client.session, str(self._transaction.mail.sender), recipients, by, why))
+
+
+_HANDLERS: dict[type, Callable[[Conversation, Any], Awaitable[None]]] = {
+    Hello: Conversation._on_hello,
+    Mail: Conversation._on_mail,
+    Rcpt: Conversation._on_rcpt,
+    Data: Conversation._on_data,
+    Piece: Conversation._on_piece,
+    Reset: Conversation._on_reset,
+    StartTls: Conversation._on_start_tls,
+    Auth: Conversation._on_auth,
+    Expand: Conversation._on_expand,
+}

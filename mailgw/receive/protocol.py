@@ -1,0 +1,326 @@
+"""Bytes in: the Twisted protocol under a conversation, and the factory that counts and ends its sessions."""
+
+from base64 import b32encode
+from collections import Counter
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from random import Random
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHandshakeListener,
+    IOpenSSLContextFactory,
+    IPushProducer,
+    ISSLTransport,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.tcp import Connection
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailgw.receive.conversation import Conversation, Gone, Reception
+from mailgw.smtp.server import ServerEngine
+from mailgw.values.facts import ClientFacts, TlsFacts
+from mailgw.values.reply import Reply
+
+__all__ = ["SmtpFactory", "SmtpProtocol"]
+
+_READ_AHEAD = 256 * 1024  # octets that may wait in the engine while a policy or the store is busy
+_LINGER = 5.0  # seconds a client has to fetch our last words
+_SWEEP = 1.0  # seconds between looks at the deadlines
+_FULL = Reply(421, "4.3.2", "too many connections, try again later")
+_FULL_FOR_YOU = Reply(421, "4.7.0", "too many connections from your address")
+
+_log = Logger(namespace="mailgw.receive")
+
+
+@implementer(IHandshakeListener, IPushProducer)
+class SmtpProtocol(Protocol):
+    """One connection. It is the `Wire` of its conversation."""
+
+    factory: "SmtpFactory"
+
+    def __init__(self) -> None:
+        self.closing = False
+        self.deadline = 0.0  # POSIX seconds
+        self.lingering = False  # the conversation is over, our last words are on their way
+        self.over: Deferred[None] = Deferred()
+        self._waiter: Deferred[None] | None = None
+        self._gone = ""
+        self._paused = False  # we do not read
+        self._throttled = False  # the client does not read
+        self._direct = False
+        self._handshake: Deferred[None] | None = None
+        self._ip: IPv4Address | IPv6Address | None = None
+
+    # ── From the network ──
+
+    def connectionMade(self) -> None:  # noqa: N802
+        transport: Any = self.transport
+        if ITCPTransport.providedBy(transport):
+            transport.setTcpNoDelay(True)
+        transport.registerProducer(self, True)
+        self.deadline = self.factory.reception.clock.seconds() + self.factory.reception.command_timeout
+        peer = transport.getPeer()
+        host = getattr(peer, "host", "127.0.0.1")  # a Unix socket is as local as can be
+        address = ip_address(host.partition("%")[0])
+        self._ip = getattr(address, "ipv4_mapped", None) or address
+        self._port = getattr(peer, "port", 0)
+        refusal = self.factory.enter(self, self._ip)
+        tls = ISSLTransport.providedBy(transport)
+        self._engine = ServerEngine(self.factory.reception.engine, tls)
+        if refusal is not None:
+            self._engine.greet(refusal)
+            self._end()
+        elif not tls:
+            # Gain, measured: about 30 % less CPU than queueing each reply with the reactor.
+            self._direct = isinstance(transport, Connection)
+            self._begin(None)
+
+    def handshakeCompleted(self) -> None:  # noqa: N802
+        tls = self._tls_facts()
+        if self._handshake is not None:
+            handshake, self._handshake = self._handshake, None
+            handshake.callback(None)
+        elif not self.lingering:
+            self._begin(tls)
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+        if self.lingering:
+            return
+        self._engine.receive(data)
+        if self._waiter is not None and not self._throttled:
+            self._wake()
+        elif self._engine.buffered > _READ_AHEAD and not self._paused:
+            self._paused = True
+            transport: Any = self.transport
+            transport.pauseProducing()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+        self._gone = self._gone or "lost"
+        self.factory.leave(self, self._ip)
+        if self._handshake is not None:
+            handshake, self._handshake = self._handshake, None
+            handshake.errback(Gone("lost"))
+        self._stop_waiting(self._gone)
+        if self.lingering and not self.over.called:
+            self.over.callback(None)
+
+    def pauseProducing(self) -> None:  # noqa: N802
+        """The client does not read: say nothing more until it does."""
+        self._throttled = True
+
+    def resumeProducing(self) -> None:  # noqa: N802
+        """The client has read."""
+        self._throttled = False
+        if self._waiter is not None and self._engine.buffered:
+            self._wake()
+
+    def stopProducing(self) -> None:  # noqa: N802
+        """The connection is gone; `connectionLost` does the rest."""
+
+    # ── The wire under the conversation ──
+
+    async def more(self) -> None:
+        """See `Wire`."""
+        self._flush()
+        if self._gone:
+            raise Gone(self._gone)
+        if self._paused:
+            self._paused = False
+            transport: Any = self.transport
+            transport.resumeProducing()
+        self._waiter = Deferred()
+        await self._waiter
+
+    def within(self, seconds: float) -> None:
+        """See `Wire`."""
+        self.deadline = self.factory.reception.clock.seconds() + seconds
+
+    async def start_tls(self) -> TlsFacts:
+        """See `Wire`."""
+        self._flush()
+        if self._gone:
+            raise Gone(self._gone)
+        # From here all bytes go through TLS: what came in clear behind the command is gone (RFC 3207 §5).
+        self._direct = False
+        self._engine.tls_started()
+        self._handshake = Deferred()
+        transport: Any = self.transport
+        transport.unregisterProducer()
+        transport.startTLS(self.factory.tls)
+        transport.registerProducer(self, True)
+        await self._handshake
+        return self._tls_facts()
+
+    def time_out(self) -> None:
+        """The deadline has passed."""
+        transport: Any = self.transport
+        if self.lingering or self._throttled or self._handshake is not None or not hasattr(self, "_session"):
+            # It does not even fetch our last words, or never spoke TLS.
+            transport.abortConnection()
+        elif self._waiter is not None:
+            self._stop_waiting("time-out")
+
+    def shut_down(self) -> None:
+        """End after the running transaction, or now if there is none."""
+        self.closing = True
+        if self._waiter is not None and not self._engine.in_transaction and not self._engine.in_content:
+            self._stop_waiting("shutdown")
+
+    def abort(self) -> None:
+        """End now."""
+        transport: Any = self.transport
+        transport.abortConnection()
+
+    # ── Inside ──
+
+    def _begin(self, tls: TlsFacts | None) -> None:
+        reception, factory = self.factory.reception, self.factory
+        assert self._ip is not None
+        self._session = factory.new_id()
+        client = ClientFacts(
+            session=self._session, listener=reception.listener, kind=reception.kind, ip=self._ip, port=self._port, tls=tls
+        )
+        conversation = Conversation(reception, self, self._engine, client)
+        Deferred.fromCoroutine(conversation.hold()).addErrback(self._failed).addBoth(lambda _: self._end())
+
+    def _failed(self, failure: Failure) -> None:
+        # A fault of ours: the client may come again, and hears nothing of it (no traceback to the peer).
+        _log.failure("session {session} failed", failure, session=self._session)
+        self._engine.close(Reply(421, "4.3.0", "local problem, try again later"))
+
+    def _end(self) -> None:
+        self.lingering = True
+        if self._gone:
+            if not self.over.called:
+                self.over.callback(None)
+            return
+        self.within(_LINGER)
+        self._flush()
+        transport: Any = self.transport
+        transport.unregisterProducer()
+        transport.loseConnection()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.callback(None)
+
+    def _stop_waiting(self, why: str) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.errback(Gone(why))
+
+    def _flush(self) -> None:
+        data = self._engine.take_output()
+        if not data or self._gone:
+            return
+        transport: Any = self.transport
+        if self._direct and not (transport.dataBuffer or transport._tempDataBuffer or transport.disconnecting):
+            sent = transport.writeSomeData(data)
+            if isinstance(sent, int):
+                if sent == len(data):
+                    return
+                data = data[sent:]
+        transport.write(data)
+
+    def _tls_facts(self) -> TlsFacts:
+        transport: Any = self.transport
+        handle = transport.getHandle()
+        return TlsFacts(version=handle.get_protocol_version_name(), cipher=handle.get_cipher_name() or "")
+
+
+class SmtpFactory(Factory):
+    """All sessions of a listener."""
+
+    protocol = SmtpProtocol
+    noisy = False
+
+    def __init__(
+        self,
+        reception: Reception,
+        randomness: Random,
+        *,
+        tls: IOpenSSLContextFactory | None = None,
+        max_sessions: int = 5000,
+        max_sessions_per_client: int = 100,
+    ) -> None:
+        """Make one; ``tls`` is what STARTTLS needs; the bounds are on sessions at one time."""
+        self.reception = reception
+        self.tls = tls
+        self._randomness = randomness
+        self._max_sessions = max_sessions
+        self._max_per_client = max_sessions_per_client
+        self._sessions: set[SmtpProtocol] = set()
+        self._by_client: Counter[IPv4Address | IPv6Address] = Counter()
+        self._sweeper: IDelayedCall | None = None
+        self._closing = False
+
+    @property
+    def sessions(self) -> int:
+        """How many there are at this moment."""
+        return len(self._sessions)
+
+    def buildProtocol(self, addr: IAddress | None) -> SmtpProtocol:  # noqa: N802
+        """Make one for a new connection."""
+        protocol = SmtpProtocol()
+        protocol.factory = self
+        return protocol
+
+    def new_id(self) -> str:
+        """An id for a session: eight characters that can be read out over the phone."""
+        return b32encode(self._randomness.randbytes(5)).decode()
+
+    def enter(self, protocol: SmtpProtocol, ip: IPv4Address | IPv6Address) -> Reply | None:
+        """Count a session in; gives a 421 if there are too many."""
+        full = len(self._sessions) >= self._max_sessions or self._closing
+        self._sessions.add(protocol)
+        self._by_client[ip] += 1
+        if self._sweeper is None:
+            self._sweeper = self.reception.clock.callLater(_SWEEP, self._sweep)
+        if full:
+            return _FULL
+        return _FULL_FOR_YOU if self._by_client[ip] > self._max_per_client else None
+
+    def leave(self, protocol: SmtpProtocol, ip: IPv4Address | IPv6Address | None) -> None:
+        """Count a session out."""
+        self._sessions.discard(protocol)
+        if ip is not None:
+            self._by_client[ip] -= 1
+            if not self._by_client[ip]:
+                del self._by_client[ip]
+
+    def _sweep(self) -> None:
+        # One timer for all: a look at 10,000 deadlines costs 1 ms, a timer for each session 6 µs and memory.
+        self._sweeper = None
+        now = self.reception.clock.seconds()
+        late = [protocol for protocol in self._sessions if protocol.deadline < now]
+        for protocol in late:
+            protocol.time_out()
+        if self._sessions:
+            self._sweeper = self.reception.clock.callLater(_SWEEP, self._sweep)
+
+    async def stop(self, grace: float) -> None:
+        """End all sessions: those between transactions now, the others when theirs is over, all after ``grace`` seconds."""
+        self._closing = True
+        running: Sequence[SmtpProtocol] = list(self._sessions)
+        for protocol in running:
+            protocol.shut_down()
+        ends = DeferredList([protocol.over for protocol in running if not protocol.over.called])
+        axe = self.reception.clock.callLater(grace, self._abort_all)
+        await ends
+        if axe.active():
+            axe.cancel()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+
+    def _abort_all(self) -> None:
+        for protocol in list(self._sessions):
+            protocol.abort()
