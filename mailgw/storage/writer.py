@@ -4,7 +4,6 @@ A single commit costs about as much as fifty messages in one commit, so nobody c
 submitted while a group is being written, or in the same turn of the reactor, becomes the next group.
 """
 
-import errno
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,9 +14,10 @@ from typing import Any, NamedTuple, TypeVar
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorFromThreads
 
-from mailgw.interfaces import StoreFull, StoreUnavailable
+from mailgw.interfaces import StoreUnavailable
+from mailgw.storage.trouble import translated
 
-__all__ = ["Writer", "translated"]
+__all__ = ["Writer"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -45,21 +45,6 @@ class _Answer(NamedTuple):
 _Writes = dict[Callable[[Sequence[Any]], Sequence[Any]], list[_Job]]
 
 
-def translated(problem: Exception) -> StoreUnavailable:
-    """Say what went wrong in the words of the contract: `StoreFull` when there is no room, else `StoreUnavailable`."""
-    if isinstance(problem, StoreUnavailable):
-        return problem
-    full = (
-        problem.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
-        if isinstance(problem, sqlite3.Error) and hasattr(problem, "sqlite_errorcode")
-        else isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT)
-    )
-    kind = StoreFull if full else StoreUnavailable
-    translation = kind(f"{type(problem).__name__}: {problem}")
-    translation.__cause__ = problem
-    return translation
-
-
 class Writer:
     """Owns a connection (``isolation_level=None``, ``check_same_thread=False``) and the thread that writes through it."""
 
@@ -70,7 +55,7 @@ class Writer:
         self._writes: _Writes = {}
         self._questions: list[_Question] = []
         self._busy = False
-        self._closing: Deferred[None] | None = None
+        self._closed: list[Deferred[None]] = []  # who waits for the end
         # On the thread's side:
         self._committed: list[Callable[[], object]] = []
         self._rolled_back: list[Callable[[], object]] = []
@@ -91,7 +76,7 @@ class Writer:
         If the Deferred was cancelled, ``unheard`` is called with the result that nobody waits for. Fails with
         StoreUnavailable.
         """
-        if self._closing is not None:
+        if self._closed:
             return fail(StoreUnavailable("the store is closed"))
         answer: Deferred[_Result] = Deferred()
         job = _Job(item, answer, unheard)
@@ -105,12 +90,17 @@ class Writer:
 
     def ask(self, question: Callable[[], _Result], unheard: Callable[[_Result], object] | None = None) -> "Deferred[_Result]":
         """Have ``question`` called in the thread, between two transactions. Fails with StoreUnavailable."""
-        if self._closing is not None:
+        if self._closed:
             return fail(StoreUnavailable("the store is closed"))
         answer: Deferred[_Result] = Deferred()
         self._questions.append(_Question(question, answer, unheard))
         self._stir()
         return answer
+
+    def check(self) -> None:
+        """Raise StoreUnavailable if the store is closed."""
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
 
     def after_commit(self, act: Callable[[], object]) -> None:
         """For ``work``: have something done in the thread after this transaction's commit. It must not raise."""
@@ -123,11 +113,7 @@ class Writer:
     def close(self) -> "Deferred[None]":
         """Finish what is waiting, then close the connection; fires when the thread is done."""
         closed: Deferred[None] = Deferred()
-        if self._closing is not None:
-            self._closing.chainDeferred(closed)
-            return closed
-        self._closing = Deferred()
-        self._closing.chainDeferred(closed)
+        self._closed.append(closed)
         self._stir()
         return closed
 
@@ -143,7 +129,7 @@ class Writer:
         if self._writes or self._questions:
             self._handed.put((self._writes, self._questions))
             self._writes, self._questions = {}, []
-        elif self._closing is not None:
+        elif self._closed:
             self._handed.put(None)
         else:
             self._busy = False
@@ -151,7 +137,7 @@ class Writer:
     def _tell(self, answers: list[_Answer]) -> None:
         for answer, result, unheard, problem in answers:
             if answer.called:  # cancelled meanwhile
-                if unheard is not None and problem is None and self._closing is None:
+                if unheard is not None and problem is None and not self._closed:
                     unheard(result)
             elif problem is not None:
                 answer.errback(problem)
@@ -160,8 +146,8 @@ class Writer:
         self._hand_over()
 
     def _tell_closed(self) -> None:
-        assert self._closing is not None
-        self._closing.callback(None)
+        for closed in self._closed:
+            closed.callback(None)
 
     # ── In the thread ──
 

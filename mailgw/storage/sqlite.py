@@ -1,0 +1,420 @@
+"""The embedded queue: SQLite in a local folder, owned by one process.
+
+All writing happens in the thread of `Writer`, and so does everything that looks at leases: methods with a leading
+underscore run there, the public ones on the reactor's side. Leases live in memory and end with the process.
+"""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+from zope.interface import implementer
+
+from mailgw.interfaces import IQueueDesk, IQueueStore
+from mailgw.storage.desk import Desk, selecting, teach_folding
+from mailgw.storage.folder import Folder
+from mailgw.storage.leases import Leases
+from mailgw.storage.schema import (
+    ENVELOPE_COLUMNS,
+    INSERT_MESSAGE,
+    INSERT_RECIPIENT,
+    RECIPIENT_COLUMNS,
+    STATE_NUMBERS,
+    connect,
+    content_of,
+    envelope_of,
+    envelope_row,
+    recipient_of,
+    recipient_row,
+)
+from mailgw.storage.trouble import translated
+from mailgw.storage.writer import Writer
+from mailgw.values.content import Content
+from mailgw.values.delivery import Destination, Envelope, Recipient
+from mailgw.values.ledger import Entry, Notice, Order, Parcel, Put, Queued, Selection, Settlement, State
+
+__all__ = ["SqliteStore"]
+
+_Result = TypeVar("_Result")
+_PutItem = tuple[Envelope, Content, Sequence[tuple[Recipient, Destination]], str]
+_SettleItem = tuple[Sequence[Settlement], Sequence[Notice]]
+_TellItem = tuple[Selection, Order, str, int]
+
+_WAITING = STATE_NUMBERS[State.WAITING]
+_HELD = STATE_NUMBERS[State.HELD]
+_DROPPED = STATE_NUMBERS[State.DROPPED]
+_OPEN = f"state IN ({_WAITING}, {_HELD})"
+_THESE = "(SELECT value FROM json_each(?))"  # a whole list of numbers in one parameter
+
+_COUNTER = "SELECT message, recipient FROM counter"
+_COUNT_ON = "UPDATE counter SET message = ?, recipient = ?"
+_DESTINATIONS = "SELECT gateway, next_hop, id FROM destination"
+_ADD_DESTINATION = "INSERT INTO destination(gateway, next_hop) VALUES(?, ?)"
+_SWEEP_DESTINATIONS = "DELETE FROM destination WHERE NOT EXISTS (SELECT 1 FROM recipient r WHERE r.destination = destination.id)"
+_FIRST_DUE = f"SELECT id, (SELECT min(due) FROM recipient r WHERE r.destination = d.id AND r.state = {_WAITING}) FROM destination d"  # noqa: S608
+_IN_ORDER = f"SELECT due, message, id FROM recipient WHERE destination = ? AND state = {_WAITING} AND due <= ? ORDER BY due, message, id"  # noqa: S608
+_MESSAGES = f"SELECT id, original, size, added, {ENVELOPE_COLUMNS} FROM message WHERE id IN {_THESE}"  # noqa: S608
+_RECIPIENTS = f"SELECT id, attempts, delay_told, {RECIPIENT_COLUMNS} FROM recipient WHERE id IN {_THESE}"  # noqa: S608
+_STILL_OPEN = f"""
+    SELECT m.id, m.first, m.last, m.filed,
+           CASE WHEN m.first = m.last THEN 1
+                ELSE (SELECT count(*) FROM recipient r WHERE r.id BETWEEN m.first AND m.last AND r.{_OPEN}) END
+    FROM message m WHERE m.id IN {_THESE}"""  # noqa: S608
+_REMOVE_RECIPIENTS = f"DELETE FROM recipient WHERE id IN {_THESE}"  # noqa: S608
+_REMOVE_MESSAGES = f"DELETE FROM message WHERE id IN {_THESE}"  # noqa: S608
+_SETTLE = """
+    UPDATE recipient SET state = ?, reply = ?, peer = ?, due = ?, attempts = ?, delay_told = ?, destination = coalesce(?, destination)
+    WHERE id = ?"""
+_SELECTED = """
+    SELECT r.id, r.message FROM recipient r JOIN message m ON m.id = r.message JOIN destination d ON d.id = r.destination
+    WHERE {condition} AND r.state IN ({states}) AND r.id > ? ORDER BY r.id LIMIT ?"""
+_RETRY = f"UPDATE recipient SET state = {_WAITING}, due = 0, reason = '' WHERE id IN {_THESE}"  # noqa: S608
+_HOLD = f"UPDATE recipient SET state = {_HELD}, reason = ? WHERE id IN {_THESE}"  # noqa: S608
+_DROP = f"UPDATE recipient SET state = {_DROPPED}, reason = ? WHERE id IN {_THESE}"  # noqa: S608
+
+_REACHED_BY = {Order.RETRY: f"{_WAITING}", Order.HOLD: f"{_WAITING}", Order.RELEASE: f"{_HELD}", Order.DROP: f"{_WAITING}, {_HELD}"}
+_TELL_AT_ONCE = 5000  # recipients in one transaction, so that mail need not wait long for an operator
+_FEW_DESTINATIONS = 10_000  # up to here, unused ones are not worth a sweep
+_TIDY_EVERY = 1000  # settling transactions
+_TIDY_PAGES = 500  # given back to the file system at once
+
+
+@implementer(IQueueStore, IQueueDesk)
+class SqliteStore:
+    """The durable queue in a state folder; make it with `open`."""
+
+    def __init__(self, folder: Folder, database: sqlite3.Connection, reactor: IReactorFromThreads) -> None:
+        self._folder = folder
+        self._database = database
+        self._reactor = reactor
+        self._leases = Leases()
+        self._last_message, self._last_recipient = database.execute(_COUNTER).fetchone()
+        self._destinations: dict[Destination, int] = {}
+        self._names: dict[int, Destination] = {}
+        self._know_destinations()
+        self._sweep_at = _FEW_DESTINATIONS
+        self._settled = 0
+        teach_folding(database)
+        self._desk = Desk(folder, self._leases)
+        # Operators read in a thread of their own: their questions may be long, and mail does not wait for them.
+        self._readers = ThreadPool(0, 1, "mailgw-desk")
+        self._readers.threadFactory = partial(threading.Thread, daemon=True)  # type: ignore[assignment]
+        self._readers.start()
+        self._writer = Writer(database, reactor)
+        self._closed = False
+
+    @classmethod
+    def open(cls, folder: Path, reactor: IReactorFromThreads) -> "SqliteStore":
+        """Take the folder into possession, making it if it is not there; what was leased in an earlier process is waiting.
+
+        ``reactor`` is used for `callFromThread` only. Raises StoreUnavailable if another process owns the folder, or if
+        its database is damaged, of a newer mailgw or not ours.
+        """
+        where = Folder(Path(folder).absolute())
+        try:
+            where.own()
+        except OSError as problem:
+            raise translated(problem, where.path) from problem
+        try:
+            database = connect(where.database)
+            database.execute(_SWEEP_DESTINATIONS)
+            store = cls(where, database, reactor)
+        except Exception as problem:
+            where.disown()
+            raise translated(problem, where.database) from problem
+        store._readers.callInThread(store._remove_strays, store._last_message)
+        return store
+
+    @property
+    def incoming(self) -> Path:
+        """The folder in which a receiver creates its files, on the file system of the queue."""
+        return self._folder.incoming
+
+    async def close(self) -> None:
+        """Commit everything that is waiting, then give the folder back."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._writer.close()
+        self._readers.stop()
+        self._desk.close()
+        self._folder.disown()
+
+    # ── IQueueStore ──
+
+    async def put(self, envelope: Envelope, content: Content, recipients: Sequence[tuple[Recipient, Destination]], hold: str = "") -> Put:
+        """See `IQueueStore`. Raises ValueError for a message without recipients."""
+        if not recipients:
+            raise ValueError("a message needs a recipient")
+        return await self._writer.submit(self._put, (envelope, content, recipients, hold), self._unheard_put)
+
+    async def waiting(self) -> Mapping[Destination, float]:
+        """See `IQueueStore`."""
+        return await self._writer.ask(self._waiting)
+
+    async def lease(self, destination: Destination, now: float, limit: int) -> Sequence[Parcel]:
+        """See `IQueueStore`. A message that does not fit into ``limit`` whole is left for the next time, unless it is the first."""
+        return await self._writer.ask(partial(self._lease, destination, now, limit), self._unheard_parcels)
+
+    async def release(self, parcels: Sequence[Parcel]) -> None:
+        """See `IQueueStore`."""
+        await self._writer.ask(partial(self._release, parcels))
+
+    async def settle(self, settlements: Sequence[Settlement], notices: Sequence[Notice] = ()) -> Sequence[Put]:
+        """See `IQueueStore`. What is said about a recipient that is not leased is ignored."""
+        return await self._writer.submit(self._settle, (settlements, notices), self._unheard_puts)
+
+    def leased(self) -> int:
+        """See `IQueueStore`."""
+        return len(self._leases)
+
+    # ── IQueueDesk ──
+
+    async def find(self, selection: Selection) -> Sequence[Entry]:
+        """See `IQueueDesk`."""
+        return await self._read(partial(self._desk.find, selection))
+
+    async def content(self, message: int) -> Content | None:
+        """See `IQueueDesk`."""
+        return await self._read(partial(self._desk.content, message))
+
+    async def stats(self) -> Mapping[Destination, Mapping[str, int]]:
+        """See `IQueueDesk`. Every state has its number; ``"oldest"`` is the arrival of the first message there."""
+        return await self._read(self._desk.stats)
+
+    async def tell(self, selection: Selection, order: Order, reason: str = "") -> int:
+        """See `IQueueDesk`. ``selection.limit`` bounds what `find` shows, not what an order reaches.
+
+        A big selection is worked off in several transactions: after a crash, part of it may be done.
+        """
+        told, reached = 0, 0
+        while reached >= 0:
+            number, reached = await self._writer.submit(self._tell, (selection, order, reason, reached))
+            told += number
+        return told
+
+    # ── When nobody waits for the answer any more ──
+
+    def _unheard_put(self, put: Put) -> None:
+        self._unheard_parcels(put.parcels)
+
+    def _unheard_puts(self, puts: Sequence[Put]) -> None:
+        for put in puts:
+            self._unheard_parcels(put.parcels)
+
+    def _unheard_parcels(self, parcels: Sequence[Parcel]) -> None:
+        # Nobody has these leases: without this, the mail would lie still until the next start.
+        self._writer.ask(partial(self._release, parcels)).addErrback(lambda _: None)  # a store that is closed has no leases
+
+    def _read(self, question: Callable[[], _Result]) -> "Deferred[_Result]":
+        self._writer.check()
+        return deferToThreadPool(self._reactor, self._readers, question)
+
+    # ── In the writer's thread, inside a transaction ──
+
+    def _put(self, items: Sequence[_PutItem]) -> Sequence[Put]:
+        if len(self._destinations) > self._sweep_at:
+            self._sweep_destinations()
+        messages: list[tuple[Any, ...]] = []
+        rows: list[tuple[Any, ...]] = []
+        leased: list[tuple[int, int]] = []
+        puts: list[Put] = []
+        any_file = False
+        for envelope, content, recipients, hold in items:
+            self._last_message += 1
+            message, first = self._last_message, self._last_recipient + 1
+            original: bytes | None = None
+            if isinstance(content.original, bytes):
+                original = content.original
+            else:
+                content, any_file = self._take_over(content, content.original, message), True
+            state = _HELD if hold else _WAITING
+            queued: dict[Destination, list[Queued]] = {}
+            for recipient, destination in recipients:
+                self._last_recipient += 1
+                number, where = self._last_recipient, self._destination(destination)
+                rows.append((number, message, where, state, envelope.arrived, hold, *recipient_row(recipient)))
+                if not hold:
+                    leased.append((number, where))
+                    queued.setdefault(destination, []).append(Queued(number, recipient))
+            filed = original is None
+            size, added = content.original_size, content.added
+            messages.append((message, first, self._last_recipient, filed, size, added, original, *envelope_row(envelope)))
+            puts.append(Put(message, tuple([Parcel(message, envelope, content, to, tuple(whom)) for to, whom in queued.items()])))
+        if any_file:
+            self._folder.sync_names()
+        self._database.executemany(INSERT_MESSAGE, messages)
+        self._database.executemany(INSERT_RECIPIENT, rows)
+        self._database.execute(_COUNT_ON, (self._last_message, self._last_recipient))
+        self._writer.after_commit(partial(self._leases.take, leased))
+        return puts
+
+    def _take_over(self, content: Content, original: Path, message: int) -> Content:
+        self._writer.after_rollback(partial(self._folder.remove, message))
+        self._writer.after_commit(partial(self._folder.let_go, original))
+        return Content(self._folder.keep(original, message), content.original_size, content.added)
+
+    def _settle(self, items: Sequence[_SettleItem]) -> Sequence[Sequence[Put]]:
+        leases = self._leases
+        settled = {s.recipient: s for settlements, _ in items for s in settlements if s.recipient in leases}
+        over: dict[int, list[int]] = {}
+        for settlement in settled.values():
+            if settlement.state.is_over:
+                over.setdefault(settlement.message, []).append(settlement.recipient)
+        removed = self._remove(over)
+        changes = [self._change(settlement) for settlement in settled.values() if settlement.message not in removed]
+        if changes:
+            self._database.executemany(_SETTLE, changes)
+        self._writer.after_commit(partial(leases.end, settled))
+        self._settled += 1
+        if self._settled % _TIDY_EVERY == 0:
+            self._tidy()
+        notices = [notice for _, notices in items for notice in notices]
+        if not notices:
+            return [()] * len(items)
+        puts = iter(self._put([(n.envelope, n.content, ((n.recipient, n.destination),), "") for n in notices]))
+        return [[next(puts) for _ in notices] for _, notices in items]
+
+    def _change(self, settlement: Settlement) -> tuple[Any, ...]:
+        destination = settlement.destination
+        return (
+            STATE_NUMBERS[settlement.state],
+            settlement.reply,
+            settlement.peer,
+            settlement.due,
+            settlement.attempts,
+            settlement.delay_told,
+            None if destination is None else self._destination(destination),
+            settlement.recipient,
+        )
+
+    def _remove(self, over: Mapping[int, Sequence[int]]) -> set[int]:
+        """Remove those messages that have no open recipient but these, and give their numbers."""
+        if not over:
+            return set()
+        messages: list[int] = []
+        recipients: list[int] = []
+        for message, first, last, filed, still_open in self._database.execute(_STILL_OPEN, (json.dumps(list(over)),)).fetchall():
+            if still_open == len(over[message]):
+                messages.append(message)
+                recipients += range(first, last + 1)
+                if filed:
+                    self._writer.after_commit(partial(self._folder.remove, message))
+        if messages:
+            self._database.execute(_REMOVE_RECIPIENTS, (json.dumps(recipients),))
+            self._database.execute(_REMOVE_MESSAGES, (json.dumps(messages),))
+        return set(messages)
+
+    def _tell(self, items: Sequence[_TellItem]) -> Sequence[tuple[int, int]]:
+        """For each order: how many recipients were told, and the last number that was looked at, or -1 at the end."""
+        return [self._tell_some(*item) for item in items]
+
+    def _tell_some(self, selection: Selection, order: Order, reason: str, after: int) -> tuple[int, int]:
+        condition, values = selecting(selection)
+        statement = _SELECTED.format(condition=condition, states=_REACHED_BY[order])
+        found = self._database.execute(statement, (*values, after, _TELL_AT_ONCE)).fetchall()
+        told = {recipient: message for recipient, message in found if recipient not in self._leases}
+        numbers = json.dumps(list(told))
+        if order is Order.HOLD:
+            self._database.execute(_HOLD, (reason, numbers))
+        elif order is Order.DROP:
+            over: dict[int, list[int]] = {}
+            for recipient, message in told.items():
+                over.setdefault(message, []).append(recipient)
+            self._remove(over)
+            self._database.execute(_DROP, (reason, numbers))  # those that have open siblings
+        else:
+            self._database.execute(_RETRY, (numbers,))
+        return len(told), found[-1][0] if len(found) == _TELL_AT_ONCE else -1
+
+    def _tidy(self) -> None:
+        """Give some of the room that a passed crowd took back to the file system, when more than half is free."""
+        (free,) = self._database.execute("PRAGMA freelist_count").fetchone()
+        (pages,) = self._database.execute("PRAGMA page_count").fetchone()
+        if free > max(pages // 2, 2 * _TIDY_PAGES):
+            self._database.execute(f"PRAGMA incremental_vacuum({_TIDY_PAGES})").fetchall()
+
+    def _destination(self, destination: Destination) -> int:
+        number = self._destinations.get(destination)
+        if number is None:
+            number = self._database.execute(_ADD_DESTINATION, destination).lastrowid
+            assert number is not None
+            self._destinations[destination] = number
+            self._names[number] = Destination(*destination)
+            self._writer.after_rollback(self._know_destinations)
+        return number
+
+    def _know_destinations(self) -> None:
+        self._names = {number: Destination(gateway, next_hop) for gateway, next_hop, number in self._database.execute(_DESTINATIONS)}
+        self._destinations = {destination: number for number, destination in self._names.items()}
+
+    def _sweep_destinations(self) -> None:
+        self._writer.after_rollback(self._know_destinations)
+        self._database.execute(_SWEEP_DESTINATIONS)
+        self._know_destinations()
+        self._sweep_at = max(_FEW_DESTINATIONS, 2 * len(self._destinations))
+
+    # ── In the writer's thread, between transactions ──
+
+    def _waiting(self) -> Mapping[Destination, float]:
+        waiting: dict[Destination, float] = {}
+        for number, due in self._database.execute(_FIRST_DUE):
+            if due is not None and self._leases.at(number):
+                due = next((row[0] for row in self._free(number, float("inf"))), None)
+            if due is not None:
+                waiting[self._names[number]] = due
+        return waiting
+
+    def _free(self, destination: int, now: float) -> Iterable[tuple[float, int, int]]:
+        """Due time, message and number of what waits there and is not leased, earliest first."""
+        leases = self._leases
+        return (row for row in self._database.execute(_IN_ORDER, (destination, now)) if row[2] not in leases)
+
+    def _lease(self, destination: Destination, now: float, limit: int) -> Sequence[Parcel]:
+        where = self._destinations.get(destination)
+        if where is None or limit < 1:
+            return []
+        taken: list[tuple[int, int]] = []
+        for _, message, recipient in self._free(where, now):
+            if len(taken) == limit:
+                if message == taken[-1][0]:
+                    taken = [pair for pair in taken if pair[0] != message] or taken
+                break
+            taken.append((message, recipient))
+        groups: dict[int, list[int]] = {}
+        for message, recipient in taken:
+            groups.setdefault(message, []).append(recipient)
+        parcels = self._parcels(destination, groups)
+        self._leases.take([(recipient, where) for _, recipient in taken])
+        return parcels
+
+    def _parcels(self, destination: Destination, groups: Mapping[int, Sequence[int]]) -> Sequence[Parcel]:
+        queued: dict[int, Queued] = {}
+        numbers = json.dumps([number for group in groups.values() for number in group])
+        for number, attempts, delay_told, *recipient in self._database.execute(_RECIPIENTS, (numbers,)):
+            queued[number] = Queued(number, recipient_of(*recipient), attempts, bool(delay_told))
+        messages: dict[int, tuple[Envelope, Content]] = {}
+        for message, original, size, added, *envelope in self._database.execute(_MESSAGES, (json.dumps(list(groups)),)):
+            messages[message] = envelope_of(tuple(envelope)), content_of(original, size, added, self._folder.file(message))
+        return [Parcel(message, *messages[message], destination, tuple([queued[n] for n in group])) for message, group in groups.items()]
+
+    def _release(self, parcels: Sequence[Parcel]) -> None:
+        self._leases.end([queued.number for parcel in parcels for queued in parcel.queued])
+
+    # ── In the readers' thread ──
+
+    def _remove_strays(self, last_message: int) -> None:
+        """Remove files that a crash left without a row; numbers above ``last_message`` are being given out now."""
+        numbers = [int(file.name) for file in self._folder.content.iterdir() if file.name.isdigit()]
+        old = [number for number in numbers if number <= last_message]
+        for start in range(0, len(old), 500):
+            for number in self._desk.missing(old[start : start + 500]):
+                self._folder.remove(number)
