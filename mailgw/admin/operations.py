@@ -1,52 +1,40 @@
 """What an operator can do, however he says it: the command line, the console and tests call the same methods."""
 
 import os
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from inspect import signature
-from typing import Any
+from traceback import format_exc
+from typing import Any, ClassVar
 
 from attrs import Factory, field, frozen
 
-from mailgw.admin.reading import NotThere, Reading
+from mailgw.admin.reading import Reading, Refusal
 from mailgw.admin.selecting import FIELDS, BadRequest, selection_from
 from mailgw.admin.signpost import Signpost
-from mailgw.interfaces import StoreUnavailable
 from mailgw.journal import Fault, Journal, Ordered
 from mailgw.values.ledger import Order, Selection
 
-__all__ = ["OPERATIONS", "Operations", "Refusal"]
+__all__ = ["Operations"]
 
-OPERATIONS = (
-    "queue_list",
-    "queue_show",
-    "queue_content",
-    "queue_stats",
-    "queue_retry",
-    "queue_hold",
-    "queue_release",
-    "queue_drop",
-    "route",
-    "status",
-)
 MOST_MESSAGES = 1000  # message numbers in one order
-
-
-class Refusal(Exception):
-    """An operation was not done. ``kind`` is "bad-request", "not-found", "unavailable" or "fault"; the text says why."""
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(text)
-        self.kind = kind
 
 
 @frozen(kw_only=True)
 class Operations(Reading):
     """Everything an operator can do with a running daemon. ``desk`` is its store, ``clock`` its reactor.
 
-    `perform` is the door for those who speak JSON; the methods themselves may be called as well.
+    `perform` is the door for the socket; the methods themselves may be called as well.
     """
+
+    offered: ClassVar[tuple[str, ...]] = (
+        *Reading.offered,
+        "queue_retry",
+        "queue_hold",
+        "queue_release",
+        "queue_drop",
+        "route",
+        "status",
+    )
 
     journal: Journal
     signpost: Signpost
@@ -55,26 +43,14 @@ class Operations(Reading):
     started: float = field(default=Factory(lambda self: self.clock.seconds(), takes_self=True))  # POSIX seconds
 
     async def perform(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Do the operation of that name, one of `OPERATIONS`, with plain data as arguments. Raises Refusal and nothing else."""
+        """See `Reading.perform`. Raises Refusal and nothing else; a fault of ours is noted in the journal."""
         try:
-            if operation not in OPERATIONS:
-                raise BadRequest(f'there is no operation "{operation}"')
-            method = getattr(self, operation)
-            try:
-                signature(method).bind(**arguments)
-            except TypeError as problem:
-                raise BadRequest(f"{operation}: {problem}") from None
-            answer: dict[str, Any] = await method(**arguments)
-        except BadRequest as problem:
-            raise Refusal("bad-request", str(problem)) from problem
-        except NotThere as problem:
-            raise Refusal("not-found", str(problem)) from problem
-        except StoreUnavailable as problem:
-            raise Refusal("unavailable", f"the queue cannot be used now: {problem}") from problem
+            return await super().perform(operation, arguments)
+        except Refusal:
+            raise
         except Exception as problem:
-            self.journal.note(Fault("", "admin", f"{operation} failed: {problem!r}", traceback.format_exc()))
+            self.journal.note(Fault("", "admin", f"{operation} failed: {problem!r}", format_exc()))
             raise Refusal("fault", f"{operation} failed inside mailgw; its log has the details") from problem
-        return answer
 
     async def queue_retry(self, selection: Mapping[str, Any], everything: bool = False, reason: str = "") -> dict[str, Any]:
         """Make all that match due now.

@@ -3,23 +3,32 @@
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from inspect import signature
+from typing import Any, ClassVar
 
 from attrs import evolve, frozen
 from twisted.internet.interfaces import IReactorTime
 
 from mailgw.admin.selecting import MOST, BadRequest, selection_from
-from mailgw.interfaces import IQueueDesk
+from mailgw.interfaces import IQueueDesk, StoreUnavailable
 from mailgw.values.content import Content
 from mailgw.values.ledger import Entry, State
 
-__all__ = ["PIECE", "NotThere", "Reading"]
+__all__ = ["PIECE", "NotThere", "Reading", "Refusal"]
 
 PIECE = 256 * 1024  # octets of a message's content in one answer
 
 
 class NotThere(Exception):
     """There is no such message; the text says which."""
+
+
+class Refusal(Exception):
+    """An operation was not done. ``kind`` is "bad-request", "not-found", "unavailable" or "fault"; the text says why."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 @frozen(kw_only=True)
@@ -29,8 +38,32 @@ class Reading:
     All raise BadRequest for arguments that make no sense and pass on StoreUnavailable.
     """
 
+    offered: ClassVar[tuple[str, ...]] = ("queue_list", "queue_show", "queue_content", "queue_stats")
+
     desk: IQueueDesk
     clock: IReactorTime
+
+    async def perform(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Do the operation of that name, one of `offered`, with plain data as arguments: the door for those who speak JSON.
+
+        Raises Refusal, and passes on what is nobody's mistake but ours.
+        """
+        try:
+            if operation not in self.offered:
+                raise BadRequest(f'there is no operation "{operation}"')
+            method = getattr(self, operation)
+            try:
+                signature(method).bind(**arguments)
+            except TypeError as problem:
+                raise BadRequest(f"{operation}: {problem}") from None
+            answer: dict[str, Any] = await method(**arguments)
+        except BadRequest as problem:
+            raise Refusal("bad-request", str(problem)) from problem
+        except NotThere as problem:
+            raise Refusal("not-found", str(problem)) from problem
+        except StoreUnavailable as problem:
+            raise Refusal("unavailable", f"the queue cannot be used now: {problem}") from problem
+        return answer
 
     async def queue_list(self, selection: Mapping[str, Any]) -> dict[str, Any]:
         """``{"entries": [...], "more": bool}``: the recipients that match (see `selection_from`), by message number."""

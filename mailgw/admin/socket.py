@@ -25,7 +25,8 @@ from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailgw.admin.operations import Operations, Refusal
+from mailgw.admin.operations import Operations
+from mailgw.admin.reading import Refusal
 
 __all__ = ["AdminProtocol", "AdminSocket", "SocketInUse"]
 

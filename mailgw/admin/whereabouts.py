@@ -49,14 +49,15 @@ def find(config: Path | None, socket: Path | None, environment: Mapping[str, str
             return Whereabouts(path, None, socket)
         reason = problem.strerror if isinstance(problem, OSError) else problem
         raise NoConfiguration(f"{path}: {reason}; with --socket PATH a running daemon can be reached without it") from problem
-    state, own = _path(said, "server", "state"), _path(said, "admin", "socket")
+    state, own = _path(path, said, "server", "state"), _path(path, said, "admin", "socket")
     place = socket or own or (state / "admin.sock" if state else None)
     if place is None:
         raise NoConfiguration(f"{path} says neither [server] state nor [admin] socket")
     return Whereabouts(path, state, place)
 
 
-def _path(said: Mapping[str, Any], table: str, key: str) -> Path | None:
+def _path(configuration: Path, said: Mapping[str, Any], table: str, key: str) -> Path | None:
     inside = said.get(table)
     value = inside.get(key) if isinstance(inside, Mapping) else None
-    return Path(value) if isinstance(value, str) and value else None
+    # Relative paths begin at the folder of the configuration.
+    return configuration.parent / value if isinstance(value, str) and value else None

@@ -1,0 +1,77 @@
+"""What can be answered while no daemon runs: from the store's folder and from the configuration, without a reactor."""
+
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailgw.admin.reading import Reading, Refusal
+from mailgw.interfaces import IQueueDesk, StoreUnavailable
+from mailgw.storage.desk import Desk, read_only_desk
+from mailgw.values.content import Content
+from mailgw.values.delivery import Destination
+from mailgw.values.ledger import Entry, Order, Selection
+
+__all__ = ["StoreReader", "finished"]
+
+
+@implementer(IQueueDesk)
+class _LoneDesk:
+    """A store's reading side with the methods of a daemon's desk."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def find(self, selection: Selection) -> Sequence[Entry]:
+        return self._desk.find(selection)
+
+    async def content(self, message: int) -> Content | None:
+        return self._desk.content(message)
+
+    async def stats(self) -> Mapping[Destination, Mapping[str, int]]:
+        return self._desk.stats()
+
+    async def tell(self, selection: Selection, order: Order, reason: str = "") -> int:  # noqa: ARG002
+        raise StoreUnavailable("only a running daemon carries out orders")
+
+
+class StoreReader:
+    """The reading operations on a folder; a context manager. Making it raises Refusal where there is no queue."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._desk = read_only_desk(folder)
+        except StoreUnavailable as problem:
+            raise Refusal("unavailable", str(problem)) from problem
+        clock = Clock()
+        clock.advance(time.time())
+        self._reading = Reading(desk=_LoneDesk(self._desk), clock=clock)
+
+    def __enter__(self) -> "StoreReader":
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._desk.close()
+
+    def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """As `mailgw.admin.client.Daemon.ask`, for the reading operations. Raises Refusal."""
+        return finished(self._reading.perform(operation, arguments))
+
+
+def finished(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    """What a coroutine gives that waits for nothing. Raises what it raises, and Refusal where it would need a running daemon."""
+    outcome: list[Any] = []
+    deferred = Deferred.fromCoroutine(work)
+    deferred.addBoth(outcome.append)
+    if not outcome:
+        deferred.cancel()
+        raise Refusal("unavailable", "only a running daemon can find that out")
+    if isinstance(outcome[0], Failure):
+        outcome[0].raiseException()
+    answer: dict[str, Any] = outcome[0]
+    return answer
