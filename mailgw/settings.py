@@ -2,7 +2,8 @@
 
 What a field is annotated with says how it is written: ``bool``, ``int``, ``float``, ``str``, ``Literal``, ``Path``, the types
 of `ipaddress`, `Secret`, `mailgw.values.quantities`, any class with a ``parse`` class method (`Address`, `Rate`), lists, tuples,
-sets and dicts of these, other attrs classes as sub-tables, and ``X | None``. Nothing is guessed: ``1`` is no ``true``, ``"5"`` is no 5.
+sets and dicts of these, other attrs classes as sub-tables, and ``X | None``. Nothing is guessed: ``1`` is no ``true``, ``"5"`` is
+no 5; but where a list is wanted, a single string is a list of one.
 """
 
 import os
@@ -19,7 +20,7 @@ from mailgw.given import given_interface
 from mailgw.problems import Place, Report, nearest
 from mailgw.values.secret import Secret
 
-__all__ = ["Context", "Network", "Part", "convert", "fill", "make", "settings_of", "type_name"]
+__all__ = ["DERIVED", "Context", "Network", "Part", "convert", "fill", "make", "settings_of", "type_name"]
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -40,6 +41,10 @@ class Context:
 
     folder: Path = field(factory=Path)  # relative paths begin at the folder of the configuration file
     networks: Mapping[str, tuple[Network, ...]] = field(factory=dict)  # named sets, written "@name" in lists of networks
+
+
+DERIVED = {"mailgw.derived": True}
+"""Metadata of a field that is no setting: whoever reads the table works it out from the others."""
 
 
 class _Wrong(Exception):
@@ -117,7 +122,13 @@ def _quoted(value: Any) -> str:
 
 def _read(value: Any, parse: Callable[[str], Any]) -> Any:
     if not isinstance(value, str):
-        raise _Wrong(((), f"{_quoted(value)} is not a string"))
+        hint = ""
+        if type(value) in (int, float):
+            try:
+                parse(str(value))
+            except ValueError as problem:  # says how it is written: a bare number lacks its unit
+                hint = f": {problem}"
+        raise _Wrong(((), f"{_quoted(value)} is not a string{hint}"))
     try:
         return parse(value)
     except ValueError as problem:
@@ -140,6 +151,9 @@ def _convert_union(value: Any, kinds: tuple[Any, ...], context: Context) -> Any:
 
 
 def _convert_items(value: Any, origin: Any, kinds: tuple[Any, ...], context: Context) -> Any:
+    single = isinstance(value, str)
+    if single:
+        value = [value]
     if not isinstance(value, list):
         raise _Wrong(((), f"{_quoted(value)} is not a list"))
     fixed = origin is tuple and kinds[-1] is not Ellipsis
@@ -155,7 +169,7 @@ def _convert_items(value: Any, origin: Any, kinds: tuple[Any, ...], context: Con
             else:
                 items.append(_convert(item, kind, context))
         except _Wrong as wrong:
-            faults.extend(((index, *below), text) for below, text in wrong.faults)
+            faults.extend((below if single else (index, *below), text) for below, text in wrong.faults)
     if faults:
         raise _Wrong(*faults)
     if origin in (list, tuple, set, frozenset):
@@ -218,11 +232,17 @@ def settings_of(cls: type) -> dict[str, "attrs.Attribute[Any]"]:
     Raises NameError or TypeError for annotations that cannot be resolved.
     """
     attrs.resolve_types(cls, include_extras=True)
-    return {one.alias or one.name: one for one in attrs.fields(cls) if one.init and given_interface(one) is None}
+    fields = [one for one in attrs.fields(cls) if one.init and given_interface(one) is None and not DERIVED.items() <= one.metadata.items()]
+    return {one.alias or one.name: one for one in fields}
 
 
-def fill(cls: type, table: Mapping[str, Any], at: Place, context: Context, report: Report, also: Collection[str] = ()) -> dict[str, Any]:
-    """The arguments for ``cls`` that a table gives. Reports unknown keys (other than ``also``), missing keys and wrong values."""
+def fill(
+    cls: type, table: Mapping[str, Any], at: Place, context: Context, report: Report, also: Collection[str] = (), has: Collection[str] = ()
+) -> dict[str, Any]:
+    """The arguments for ``cls`` that a table gives. Reports unknown keys, missing keys and wrong values.
+
+    ``also``: keys that somebody else reads from this table; ``has``: keys that need not be here because another table gives them.
+    """
     settings = settings_of(cls)
     known = {*settings, *also}
     values: dict[str, Any] = {}
@@ -235,7 +255,7 @@ def fill(cls: type, table: Mapping[str, Any], at: Place, context: Context, repor
             listed = f"; it has {', '.join(sorted(known))}" if known and len(known) <= 6 else ""
             report.error((*at, key), f'has no key "{key}"{nearest(key, known, listed)}', of=at)
     for key, one in settings.items():
-        if one.default is attrs.NOTHING and key not in table:
+        if one.default is attrs.NOTHING and key not in table and key not in has:
             report.error(at, f'needs "{key}"')
     return values
 
@@ -248,7 +268,7 @@ def make(cls: type, table: Mapping[str, Any], at: Place, context: Context, repor
         return None
     try:
         return cls(**values)
-    except (ValueError, TypeError) as problem:
+    except (ValueError, TypeError, OSError) as problem:
         report.error(at, str(problem))
         return None
 

@@ -1,0 +1,352 @@
+"""From ``etc/mailgw.toml`` to a `Configuration`, with every error of the file found in one run."""
+
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import define, field
+
+from mailgw.config.lines import Lines
+from mailgw.config.model import (
+    Admin,
+    Configuration,
+    Gateway,
+    Listener,
+    PermitRule,
+    Policy,
+    RouteRule,
+    Server,
+    Tls,
+    parse_domain_pattern,
+)
+from mailgw.config.soundness import check_listener, check_permit, check_route, check_routes
+from mailgw.problems import BadConfiguration, Place, Problem, Report, nearest
+from mailgw.routes.patterns import tidy_pattern
+from mailgw.settings import Context, Network, Part, convert, fill, make
+
+__all__ = ["read", "read_text"]
+
+_TABLES = ("server", "tls", "domains", "networks", "accounts", "listen", "permit", "policy", "route", "gateway", "admin")
+_TOML_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)\Z", re.DOTALL)
+
+
+def read(path: Path) -> Configuration:
+    """Read a configuration file. Raises BadConfiguration with all the errors in it."""
+    source = str(path)
+    try:
+        text = path.read_bytes().decode()
+    except OSError as problem:
+        raise BadConfiguration([Problem(source, 0, f"cannot be read: {problem.strerror or problem}")]) from None
+    except UnicodeDecodeError as problem:
+        line = problem.object.count(b"\n", 0, problem.start) + 1
+        raise BadConfiguration([Problem(source, line, "is not UTF-8 text, as TOML must be")]) from None
+    return read_text(text, source, path.absolute().parent)
+
+
+def read_text(text: str, source: str, folder: Path) -> Configuration:
+    """As `read`, of a text; relative paths in it begin at ``folder``."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as problem:
+        raise BadConfiguration([_syntax_error(str(problem), text, source)]) from None
+    lines = Lines(text)
+    report = Report(lambda place: (source, lines[place]))
+    reading = _Reading(document, folder, report)
+    configuration = reading.configuration(source, lines)
+    if report.errors or configuration is None:
+        raise BadConfiguration(report.problems, configuration)
+    return configuration
+
+
+def _syntax_error(text: str, document: str, source: str) -> Problem:
+    match = _TOML_PLACE.match(text)
+    if not match:
+        return Problem(source, 0, f"is not TOML: {text}")
+    what = match[1][:1].lower() + match[1][1:]
+    if match[2]:
+        return Problem(source, int(match[2]), f"is not TOML: {what}, in column {match[3]}")
+    return Problem(source, document.rstrip().count("\n") + 1, f"is not TOML: {what} at the end of the file")
+
+
+@define
+class _Reading:
+    """One run over one document."""
+
+    document: dict[str, Any]
+    folder: Path
+    report: Report
+    context: Context = field(factory=Context)
+    domains: dict[str, frozenset[str]] = field(factory=dict)
+
+    def configuration(self, source: str, lines: Lines) -> Configuration | None:
+        for key in self.document:
+            if key not in _TABLES:
+                self.report.error((key,), f'the configuration has no table "{key}"{nearest(key, _TABLES)}', of=())
+        networks = self.networks()
+        self.context = Context(folder=self.folder, networks=networks)
+        self.domains = self.read_domains()
+        self.accounts()
+        server: Server | None = self.table(Server, "server", required=True)
+        tls = {name: made for name, table in self.tables("tls") if (made := self.make(Tls, table, ("tls", name)))}
+        listen = self.listeners()
+        permit = tuple(permitted for index, table in self.listed("permit") if (permitted := self.permit(index, table)))
+        policy = {name: made for name, table in self.tables("policy") if (made := self.policy(name, table))}
+        route = tuple(rule for index, table in self.listed("route") if (rule := self.route(index, table)))
+        gateway = {name: made for name, table in self.tables("gateway") if (made := self.gateway(name, table))}
+        check_routes(route, self.document, self.report)
+        self.say_what_is_missing()
+        if server is None:
+            # Only its socket needs the state folder: all the rest of [admin] is still read, for its errors.
+            self.fill_admin(Path())
+            return None
+        admin = self.fill_admin(server.state)
+        if admin is None:
+            return None
+        return Configuration(
+            source=source,
+            lines=lines,
+            context=self.context,
+            server=server,
+            tls=tls,
+            domains=self.domains,
+            networks=networks,
+            listen=listen,
+            permit=permit,
+            policy=policy,
+            route=route,
+            gateway=gateway,
+            admin=admin,
+        )
+
+    # ── Tables ──
+
+    def make(self, cls: type, table: Any, at: Place) -> Any:
+        return make(cls, table, at, self.context, self.report)
+
+    def table(self, cls: type, name: str, required: bool = False) -> Any:
+        if name not in self.document:
+            if required:
+                self.report.error((), f"the configuration has no [{name}]")
+            return None
+        table = self.document[name]
+        if not isinstance(table, dict):
+            self.report.error((name,), f'"{name}" is not a table: write [{name}]', of=())
+            return None
+        return self.make(cls, table, (name,))
+
+    def tables(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The tables [name.X]."""
+        outer = self.document.get(name, {})
+        if not isinstance(outer, dict):
+            self.report.error((name,), f'"{name}" is not a table: write [{name}.NAME]', of=())
+            return
+        for key, table in outer.items():
+            if isinstance(table, dict):
+                yield key, table
+            else:
+                self.report.error((name, key), f'"{key}" stands in [{name}], where only tables [{name}.NAME] can be', of=())
+
+    def listed(self, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The tables [[name]]."""
+        outer = self.document.get(name, [])
+        if not isinstance(outer, list) or not all(isinstance(table, dict) for table in outer):
+            self.report.error((name,), f'"{name}" is a list of tables: write [[{name}]], with two brackets', of=())
+            return
+        yield from enumerate(outer)
+
+    def sets(self, name: str) -> Iterator[tuple[str, Any]]:
+        outer = self.document.get(name, {})
+        if isinstance(outer, dict):
+            yield from outer.items()
+        else:
+            self.report.error((name,), f'"{name}" is not a table: write [{name}]', of=())
+
+    def part(self, table: Mapping[str, Any], at: Place, reserved: frozenset[str]) -> Part | None:
+        """What a table says about its component."""
+        kind = table.get("type")
+        if kind is None:
+            self.report.error(at, 'needs "type"')
+            return None
+        if not isinstance(kind, str) or not kind:
+            self.report.error((*at, "type"), "is not the name of a component")
+            return None
+        reserved |= {"type"}
+        return Part(kind, {key: value for key, value in table.items() if key not in reserved}, at, reserved)
+
+    def common(self, cls: type, table: Mapping[str, Any], at: Place, keys: frozenset[str]) -> dict[str, Any]:
+        """The keys of a component's table that mailgw reads itself."""
+        return fill(cls, {key: value for key, value in table.items() if key in keys}, at, self.context, self.report)
+
+    # ── The sections, in the order of the story ──
+
+    def networks(self) -> dict[str, tuple[Network, ...]]:
+        found: dict[str, tuple[Network, ...]] = {}
+        for name, value in self.sets("networks"):
+            networks = convert(value, tuple[Network, ...], ("networks", name), Context(), self.report)
+            found[name] = () if networks is attrs.NOTHING else networks
+        return found
+
+    def read_domains(self) -> dict[str, frozenset[str]]:
+        found: dict[str, frozenset[str]] = {}
+        for name, value in self.sets("domains"):
+            convert(value, tuple[str, ...], ("domains", name), self.context, self.report)
+            found[name] = self.patterns(value, ("domains", name), parse_domain_pattern, {})
+        return found
+
+    def patterns(self, written: Any, at: Place, parse: Callable[[str], str], sets: Mapping[str, frozenset[str]]) -> frozenset[str]:
+        """Domains and addresses in their one spelling, the sets among them opened; what is no string has been reported before."""
+        known: set[str] = set()
+        for index, text in enumerate(written) if isinstance(written, list) else [(None, written)]:
+            place = at if index is None else (*at, index)
+            if not isinstance(text, str):
+                continue
+            if text.startswith("@") and text[1:] in sets:
+                known |= sets[text[1:]]
+            elif text.startswith("@"):
+                self.report.error(place, f'"{text}" is not in [domains]{nearest(text[1:], sets)}')
+            else:
+                try:
+                    known.add(parse(text))
+                except ValueError as problem:
+                    self.report.error(place, str(problem) if text in str(problem) else f'"{text}": {problem}')
+        return frozenset(known)
+
+    def accounts(self) -> None:
+        for name, table in self.tables("accounts"):
+            kind = f', so "{table["type"]}" is none' if isinstance(table.get("type"), str) else ""
+            self.report.error(("accounts", name), f"cannot be used: no types of accounts exist yet{kind}")
+
+    def listeners(self) -> dict[str, Listener]:
+        tables = dict(self.tables("listen"))
+        found: dict[str, Listener] = {}
+        own: dict[str, dict[str, Any]] = {}
+        for name, table in tables.items():
+            present: set[str] = set()
+            chain = self.ancestors(name, tables)
+            for ancestor in chain:
+                present |= tables[ancestor].keys()
+            if "like" in table and not chain:
+                present |= {"kind", "endpoint"}  # what it is like is not there, and has been reported
+            own[name] = fill(Listener, table, ("listen", name), self.context, self.report, has=present)
+        for name in tables:
+            values: dict[str, Any] = {}
+            for ancestor in reversed([name, *self.ancestors(name, tables, quietly=True)]):
+                values |= own[ancestor]
+            listener = check_listener(name, values, tables[name], self.document, self.report)
+            if listener is not None:
+                found[name] = listener
+        return found
+
+    def ancestors(self, name: str, tables: Mapping[str, Any], quietly: bool = False) -> list[str]:
+        """The listeners that one is like, the nearest first."""
+        chain: list[str] = []
+        at = name
+        while (like := tables[at].get("like")) is not None:
+            problem = ""
+            if not isinstance(like, str):
+                break  # reported as no string
+            if like not in tables:
+                problem = f"there is no [listen.{like}]{nearest(like, tables)}"
+            elif like == name or like in chain:
+                problem = f'"{like}" is like this one: say at one of them what they are'
+            if problem:
+                if at == name and not quietly:
+                    self.report.error(("listen", name, "like"), problem)
+                break
+            chain.append(like)
+            at = like
+        return chain
+
+    def permit(self, index: int, table: dict[str, Any]) -> PermitRule | None:
+        at: Place = ("permit", index)
+        before = len(self.report.errors)
+        part = None
+        if "type" in table:
+            keys = frozenset({"on", "open_relay"})
+            part = self.part(table, at, keys)
+            own = {key: table[key] for key in keys if key in table}
+            values = fill(PermitRule, own, at, self.context, self.report)
+            name = f"permit {table['type']}"
+        else:
+            own = table
+            values = fill(PermitRule, own, at, self.context, self.report, also=("type",))
+            words = [f"{word} {_listing(table[key])}" for key, word in (("to", "to"), ("from_network", "from")) if key in table]
+            name = " ".join(["permit", *words, *(["authenticated"] if table.get("authenticated") is True else [])])
+        domains = self.patterns(own.get("to"), (*at, "to"), parse_domain_pattern, self.domains)
+        check_permit(table, at, self.document, self.report)
+        if len(self.report.errors) > before:
+            return None  # half a rule might permit more than the whole
+        return PermitRule(**values, domains=domains, part=part, name=name, at=at)
+
+    def policy(self, name: str, table: dict[str, Any]) -> Policy | None:
+        at: Place = ("policy", name)
+        keys = frozenset({"timeout"})
+        part = self.part(table, at, keys)
+        values = self.common(Policy, table, at, keys)
+        return Policy(**values, name=name, part=part, at=at) if part else None
+
+    def route(self, index: int, table: dict[str, Any]) -> RouteRule | None:
+        at: Place = ("route", index)
+        before = len(self.report.errors)
+        part = recipients_of = None
+        if "recipients" in table:
+            recipients = table["recipients"]
+            if isinstance(recipients, dict):
+                recipients_of = self.part(recipients, (*at, "recipients"), frozenset())
+            else:
+                self.report.error((*at, "recipients"), 'is not a table: write { type = "list", path = "..." }')
+        if "type" in table:
+            part = self.part(table, at, frozenset({"recipients"}))
+            own: dict[str, Any] = {}  # all the rest is the plugin's
+            values: dict[str, Any] = {}
+            name = f"route {table['type']}"
+        else:
+            own = table
+            values = fill(RouteRule, own, at, self.context, self.report, also=("recipients", "type"))
+            words = [f"{key} {_listing(table[key])}" for key in ("to", "sender", "tag", "table") if key in table]
+            name = "otherwise" if table.get("otherwise") is True else " ".join(words)
+        recipients_in = self.patterns(own.get("to"), (*at, "to"), tidy_pattern, self.domains)
+        senders = self.patterns(own.get("sender"), (*at, "sender"), tidy_pattern, self.domains)
+        check_route(table, at, self.document, self.report)
+        if len(self.report.errors) > before:
+            return None
+        return RouteRule(**values, recipients_of=recipients_of, recipients=recipients_in, senders=senders, part=part, name=name, at=at)
+
+    def gateway(self, name: str, table: dict[str, Any]) -> Gateway | None:
+        at: Place = ("gateway", name)
+        keys = frozenset({"retry", "warn_after", "give_up", "connections"})
+        part = self.part(table, at, keys)
+        values = self.common(Gateway, table, at, keys)
+        if part is None:
+            return None
+        gateway = Gateway(**values, name=name, part=part, at=at)
+        try:
+            _ = gateway.schedule
+        except ValueError as problem:
+            self.report.error((*at, "retry"), str(problem))
+        if gateway.connections < 1:
+            self.report.error((*at, "connections"), "must be at least 1")
+        return gateway
+
+    def fill_admin(self, state: Path) -> Admin | None:
+        if "admin" not in self.document:
+            return Admin(socket=state / "admin.sock")
+        outer = self.document["admin"]
+        if not isinstance(outer, dict):
+            self.report.error(("admin",), '"admin" is not a table: write [admin]', of=())
+            return None
+        values = fill(Admin, outer, ("admin",), self.context, self.report, has=("socket",))
+        return Admin(**{"socket": state / "admin.sock"} | values)
+
+    def say_what_is_missing(self) -> None:
+        for name in ("listen", "gateway"):
+            if not self.document.get(name):
+                self.report.error((), f"the configuration has no [{name}.NAME]")
+
+
+def _listing(value: Any) -> str:
+    """What a rule is called: the values as they are written."""
+    return ", ".join(f'"{one}"' for one in (value if isinstance(value, list) else [value]))
