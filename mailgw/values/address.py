@@ -14,10 +14,11 @@ MAX_LOCAL_PART = 64
 MAX_DOMAIN = 255
 MAX_MAILBOX = 254  # a path is 256 octets with its brackets
 
-_ATEXT = r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~\u0080-\U0010ffff]"
+_BEYOND_ASCII = r"\u0080-\ud7ff\ue000-\U0010ffff"  # all but surrogates, which UTF-8 has not
+_ATEXT = rf"[A-Za-z0-9!#$%&'*+\-/=?^_`{{|}}~{_BEYOND_ASCII}]"
 _DOT_STRING = re.compile(rf"{_ATEXT}+(?:\.{_ATEXT}+)*\Z")
 # qtextSMTP and quoted-pairSMTP (RFC 5321 §4.1.2), with UTF8-non-ascii (RFC 6531 §3.3).
-_QUOTED_STRING = re.compile(r'"((?:[ !#-\[\]-~\u0080-\U0010ffff]|\\[ -~])*)"\Z')
+_QUOTED_STRING = re.compile(rf'"((?:[ !#-\[\]-~{_BEYOND_ASCII}]|\\[ -~])*)"\Z')
 _QUOTED_PAIR = re.compile(r"\\([ -~])")
 _LABEL = r"[a-z0-9](?:[a-z0-9\-]{0,61}[a-z0-9])?"
 _LDH_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\Z")
@@ -58,7 +59,7 @@ def _parse_literal(text: str) -> str:
     try:
         if not text.endswith("]"):
             raise ValueError
-        if inside[:5].lower() == "ipv6:":
+        if inside[:5].lower() == "ipv6:" and "%" not in inside:  # a scope means nothing to others, and may hold any character
             return f"[IPv6:{IPv6Address(inside[5:])}]"
         return f"[{IPv4Address(inside)}]"
     except ValueError:
@@ -133,10 +134,11 @@ def _parse(text: str) -> Address:
         local_part, domain = _split(text)
     if len(local_part.encode()) > MAX_LOCAL_PART:
         raise BadAddress("local-part is longer than 64 octets")
-    domain = parse_domain(domain)
-    if len(text.encode()) > MAX_MAILBOX:
+    address = Address(local_part, parse_domain(domain))
+    # As it was said and as we say it: A-labels are longer than U-labels.
+    if len(text.encode()) > MAX_MAILBOX or (not plain and len(str(address).encode()) > MAX_MAILBOX):
         raise BadAddress("address is longer than 254 octets")
-    return Address(local_part, domain)
+    return address
 
 
 def _split(text: str) -> tuple[str, str]:

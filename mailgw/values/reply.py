@@ -7,7 +7,7 @@ from attrs import field, frozen
 __all__ = ["Reply"]
 
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
-_MAX_TEXT = 500  # RFC 5321 §4.5.3.1.5: a reply line is 512 octets with code and CRLF
+_MAX_LINE = 512  # octets, with code and CRLF (RFC 5321 §4.5.3.1.5)
 
 
 @frozen
@@ -73,11 +73,12 @@ class Reply:
 
 def _encode(code: int, enhanced: str, text: str) -> bytes:
     # Nothing a plugin or a peer put into a text may forge a second reply or leave ASCII (RFC 5321 §4.2).
+    status = f"{enhanced} " if enhanced else ""
+    room = _MAX_LINE - len("250 \r\n") - len(status)
     lines = []
     for line in text.split("\n") if "\n" in text else (text,):
         if not (line.isascii() and line.isprintable()):
             line = "".join(c if " " <= c <= "~" else "?" for c in line)
-        lines.append(line[:_MAX_TEXT])
-    status = f"{enhanced} " if enhanced else ""
+        lines.append(line[:room])
     last = len(lines) - 1
     return "".join([f"{code}{' ' if i == last else '-'}{status}{line}\r\n" for i, line in enumerate(lines)]).encode("ascii")
