@@ -68,9 +68,10 @@ class Finished:
 
 @frozen
 class Asked:
-    """The server's last word about a recipient it was asked about with `ClientSession.ask`."""
+    """The server's word about the recipient it was asked about with `ClientSession.ask`."""
 
     reply: Reply
+    is_final: bool  # it answered RCPT; else it is about us, the session or the null reverse-path, not about the recipient
 
 
 Event = Ready | Refused | TlsAgreed | TlsRefused | ContentWanted | Finished | Asked
@@ -162,8 +163,7 @@ class ClientSession:
         if self._transaction:
             self._finish(later(reply, self._peer))
         elif self._asking:
-            self._asking = None
-            self._events.append(Asked(reply))
+            self._answer(reply, is_final=False)
         else:
             self._events.append(Refused(reply))
 
@@ -402,15 +402,15 @@ class ClientSession:
         elif self._awaited:
             self._asking = (recipient, reply)
         else:
-            self._answer(reply)
+            self._answer(reply, is_final=False)
 
     def _ask_rcpt(self, _: Recipient | None, reply: Reply) -> None:
         assert self._asking
-        self._answer(self._asking[1] or reply)
+        self._answer(self._asking[1] or reply, is_final=self._asking[1] is None)
 
-    def _answer(self, reply: Reply) -> None:
+    def _answer(self, reply: Reply, is_final: bool) -> None:
         self._asking = None
-        self._events.append(Asked(reply))
+        self._events.append(Asked(reply, is_final))
 
     # ── The end ──
 
@@ -434,7 +434,6 @@ class ClientSession:
                     self._transaction.outcomes.setdefault(recipient.address, unknown(Reply(451, "4.4.2", why), self._peer))
             self._finish(later(Reply(421, "4.4.2", why), self._peer))
         elif self._asking:
-            self._asking = None
-            self._events.append(Asked(Reply(421, "4.4.2", why)))
+            self._answer(Reply(421, "4.4.2", why), is_final=False)
         events, self._events = self._events, []
         return events

@@ -403,10 +403,10 @@ def test_the_same_recipient_twice_is_said_once() -> None:
 
 
 ASKS = {
-    "known": ("C MAIL FROM:<>~RCPT TO:<a@x.example>\nS 250 ok~250 2.1.5 ok", 250),
-    "unknown": ("C MAIL FROM:<>~RCPT TO:<a@x.example>\nS 250 ok~550 5.1.1 unknown", 550),
-    "MAIL refused": ("C MAIL FROM:<>~RCPT TO:<a@x.example>\nS 451 4.3.0 no~503 5.5.1 first", 451),
-    "closing": ("C MAIL FROM:<>~RCPT TO:<a@x.example>\nS 421 4.3.2 bye", 421),
+    "known": ("C MAIL FROM:<>~RCPT TO:<a@x.example>\nS 250 ok~250 2.1.5 ok", 250, True),
+    "unknown": ("C MAIL FROM:<>~RCPT TO:<a@x.example>\nS 250 ok~550 5.1.1 unknown", 550, True),
+    "MAIL refused": ("C MAIL FROM:<>~RCPT TO:<a@x.example>\nS 451 4.3.0 no~503 5.5.1 first", 451, False),
+    "closing": ("C MAIL FROM:<>~RCPT TO:<a@x.example>\nS 421 4.3.2 bye", 421, False),
 }
 
 
@@ -416,7 +416,7 @@ def test_ask(name: str, split: bool) -> None:
     talk = play(ehlo("PIPELINING"), None, split)
     talk.session.ask(an_address("a@x.example"))
     talk.handle([])
-    script, code = ASKS[name]
+    script, code, is_final = ASKS[name]
     expected = b""
     for who, data in turns(script):
         if who == "C":
@@ -427,7 +427,7 @@ def test_ask(name: str, split: bool) -> None:
                 talk.hear(piece)
     answer = talk.events[-1]
     assert isinstance(answer, Asked)
-    assert answer.reply.code == code
+    assert (answer.reply.code, answer.is_final) == (code, is_final)
 
 
 def test_ask_twice_one_by_one() -> None:

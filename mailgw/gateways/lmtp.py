@@ -1,0 +1,69 @@
+"""Hand mail to a mailbox server, with an answer of its own for each recipient (RFC 2033)."""
+
+from collections.abc import Mapping
+
+from attrs import Factory, field, frozen
+from twisted.internet.interfaces import IReactorThreads, IReactorTime
+from zope.interface import implementer
+
+from mailgw.gateways.connections import Connections
+from mailgw.gateways.naming import a_next_hop, next_hops
+from mailgw.gateways.outgoing_tls import OutgoingTls, TlsMode
+from mailgw.given import given
+from mailgw.interfaces import IDialer, IGateway, IIdentity, IResolver, LookupFailed
+from mailgw.values.address import Address
+from mailgw.values.delivery import Outcome, Shipment, later
+from mailgw.values.quantities import Duration
+from mailgw.values.reply import Reply
+
+__all__ = ["Lmtp"]
+
+
+@implementer(IGateway)
+@frozen
+class Lmtp:
+    """``type = "lmtp"``: final delivery by the servers of ``address``, tried in order until one can be reached."""
+
+    address: str | list[str] = field(validator=a_next_hop)  # "unix:/run/dovecot/lmtp", "127.0.0.1:24"; default port 24
+    tls: TlsMode = "never"  # never | offered | require | implicit
+    trust: str = ""  # a PEM file of authorities for require and implicit; empty: those that the system trusts
+    connect_timeout: Duration = 30.0
+    max_idle: Duration = 30.0  # how long an unused connection is kept
+    max_messages: int = 1000  # on one connection
+    dialer: IDialer = given(IDialer)
+    resolver: IResolver = given(IResolver)
+    identity: IIdentity = given(IIdentity)
+    clock: IReactorTime = given(IReactorTime)
+    threads: IReactorThreads = given(IReactorThreads)
+    _connections: Connections = field(
+        init=False,
+        repr=False,
+        default=Factory(
+            lambda self: Connections(
+                self.dialer,
+                self.clock,
+                self.threads,
+                self.identity,
+                OutgoingTls(self.trust),
+                self.tls,
+                True,
+                self.connect_timeout,
+                self.max_idle,
+                self.max_messages,
+            ),
+            takes_self=True,
+        ),
+    )
+
+    async def deliver(self, shipment: Shipment) -> Mapping[Address, Outcome]:
+        addresses = [self.address] if isinstance(self.address, str) else self.address
+        try:
+            hops = await next_hops(self.resolver, addresses, 24)
+        except LookupFailed as problem:
+            outcome = later(Reply(451, "4.4.3", str(problem)), unreachable=True)
+            return {recipient.address: outcome for recipient in shipment.recipients}
+        return await self._connections.deliver(shipment, hops)
+
+    def close(self) -> None:
+        """Close the kept connections; those in use follow when their message is over."""
+        self._connections.close()

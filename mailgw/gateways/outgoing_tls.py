@@ -1,0 +1,75 @@
+"""TLS towards next hops: whether, and how far the server's certificate is trusted."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import field, frozen
+from OpenSSL import SSL
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.ssl import Certificate, CertificateOptions, TLSVersion, optionsForClientTLS, trustRootFromCertificates
+from zope.interface import implementer
+
+__all__ = ["OutgoingTls", "TlsMode"]
+
+TlsMode = Literal["never", "offered", "require", "implicit"]
+"""``never``: in clear. ``offered``: encrypted where STARTTLS is offered and works, without asking who the server is (RFC 7435);
+else in clear. ``require``: STARTTLS, and a certificate that is valid for the server's name; else the mail waits.
+``implicit``: the same with TLS from the first octet (RFC 8314), usually on port 465.
+"""
+
+_MOST_KEPT = 256  # server names; a context costs a millisecond and some 100 KB
+
+
+@frozen
+class OutgoingTls:
+    """How connections to next hops are protected. Never below TLS 1.2 (RFC 8996)."""
+
+    trust: str = ""  # a PEM file with certificates of authorities; empty: those that the system trusts
+    _kept: dict[str, IOpenSSLClientConnectionCreator] = field(factory=dict, init=False, repr=False, eq=False)
+
+    def verified(self, name: str) -> IOpenSSLClientConnectionCreator:
+        """TLS with a server whose certificate must be valid for ``name``, a host name or an IP address. Raises OSError."""
+        creator = self._kept.get(name)
+        if creator is None:
+            creator = optionsForClientTLS(
+                name,
+                trustRootFromCertificates(self._authorities()) if self.trust else None,  # type: ignore[no-untyped-call]
+                extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_2},
+            )
+            self._keep(name, creator)
+        return creator
+
+    def encrypted(self, name: str) -> IOpenSSLClientConnectionCreator:
+        """TLS with whoever answers."""
+        key = f"anyone at {name}"
+        creator = self._kept.get(key)
+        if creator is None:
+            creator = _Encrypted(name)
+            self._keep(key, creator)
+        return creator
+
+    def _keep(self, key: str, creator: IOpenSSLClientConnectionCreator) -> None:
+        if len(self._kept) >= _MOST_KEPT:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = creator
+
+    def _authorities(self) -> list[Certificate]:
+        end = b"-----END CERTIFICATE-----"
+        pem = Path(self.trust).read_bytes()
+        return [Certificate.loadPEM(block + end) for block in pem.split(end)[:-1]]
+
+
+_ANYONE = CertificateOptions(raiseMinimumTo=TLSVersion.TLSv1_2)
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+@frozen
+class _Encrypted:
+    name: str
+
+    def clientConnectionForTLS(self, _: Any) -> SSL.Connection:  # noqa: N802 - named by Twisted
+        connection = SSL.Connection(_ANYONE.getContext(), None)
+        if not (isIPAddress(self.name) or isIPv6Address(self.name)):
+            connection.set_tlsext_host_name(self.name.encode("ascii"))  # RFC 6066 §3: names only
+        return connection

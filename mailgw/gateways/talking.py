@@ -1,0 +1,294 @@
+"""A connection to a next hop: the client's language on a Twisted transport, with time-outs, TLS and back-pressure."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHandshakeListener,
+    IOpenSSLClientConnectionCreator,
+    IPullProducer,
+    IReactorTime,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailgw.smtp.client import Asked, BadReply, ClientSession, ContentWanted, Event, Finished, Ready, Refused, TlsAgreed, TlsRefused
+from mailgw.smtp.framing import Nature
+from mailgw.values.address import Address
+from mailgw.values.content import Content
+from mailgw.values.delivery import Shipment
+from mailgw.values.reply import Reply
+
+__all__ = ["NotReached", "Security", "Talk"]
+
+_HANDSHAKE = 60.0  # seconds
+
+
+class NotReached(Exception):
+    """No session could be had; ``reply`` is what the server or we say about it."""
+
+    def __init__(self, reply: Reply, handshake_failed: bool = False) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
+        self.handshake_failed = handshake_failed
+
+
+@frozen
+class Security:
+    """The TLS that one connection is to have."""
+
+    creator: IOpenSSLClientConnectionCreator
+    required: bool  # no session in clear
+    verified: bool  # the creator verifies the certificate
+    implicit: bool = False  # from the first octet
+
+
+@implementer(IHandshakeListener, IPullProducer)
+class Talk(Protocol):
+    """One connection. Wait for ``ready`` first; then one `hand_over` or `ask` at a time.
+
+    ``idle``: seconds after which an unused connection is closed. ``gone`` is called once, when it can be used no more.
+    """
+
+    def __init__(
+        self, session: ClientSession, clock: IReactorTime, security: Security | None, idle: float, gone: Callable[["Talk"], None]
+    ) -> None:
+        self.messages = 0  # handed over so far
+        self.ready: Deferred[None] = Deferred(self._cancelled)
+        self._session = session
+        self._clock = clock
+        self._security = security
+        self._idle = idle
+        self._gone: Callable[[Talk], None] | None = gone
+        self._waiting: Deferred[Any] | None = self.ready
+        self._content: Content | None = None
+        self._chunks: Iterator[bytes] | None = None
+        self._to_come = 0
+        self._timer: IDelayedCall | None = None
+        self._handshaking = False
+        self._is_lost = False
+        self._direct: FileDescriptor | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a new transaction can be begun."""
+        return self._waiting is None and not self._session.is_over and not self._is_lost
+
+    @property
+    def max_messages(self) -> int:
+        """How many messages the server takes on one connection, 0: not told (RFC 9422)."""
+        return self._session.extensions.max_messages
+
+    # ── What we want ──
+
+    def hand_over(self, shipment: Shipment, nature: Nature) -> Deferred[Finished]:
+        """Deliver a shipment; never fails. Cancelling drops the connection."""
+        result: Deferred[Finished] = Deferred(self._cancelled)
+        self._waiting = result
+        self._content = shipment.content
+        self.messages += 1
+        self._handle(self._session.begin(shipment, nature))
+        return result
+
+    def ask(self, recipient: Address) -> Deferred[Asked]:
+        """Ask whether the server would take mail for ``recipient``; never fails."""
+        result: Deferred[Asked] = Deferred(self._cancelled)
+        self._session.ask(recipient)
+        self._waiting = result
+        self._handle([])
+        return result
+
+    def close(self) -> None:
+        """Say good-bye, or close as soon as what is under way is over."""
+        self._idle = 0.0
+        if self.is_usable:
+            self._session.quit()
+            self._handle([])
+            self._leave()
+
+    # ── What happens ──
+
+    def connectionMade(self) -> None:  # noqa: N802 - named by Twisted
+        transport: Any = self.transport
+        if ITCPTransport.providedBy(transport):
+            transport.setTcpNoDelay(True)
+        if isinstance(transport, FileDescriptor):
+            self._direct = transport
+        if self._security and self._security.implicit:
+            self._start_tls(self._security)
+        self._watch()
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+        try:
+            events = self._session.feed(data)
+        except BadReply as problem:
+            self._give_up(str(problem))
+        else:
+            self._handle(events)
+
+    def handshakeCompleted(self) -> None:  # noqa: N802
+        self._handshaking = False
+        if self._security and not self._security.implicit:
+            self._session.tls_started(self._security.verified)
+        self._handle([])
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+        self._is_lost = True
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if self._handshaking:
+            text = reason.getErrorMessage().replace("\n", " ")
+            self._fail(NotReached(Reply(451, "4.7.5", f"TLS handshake failed: {text}"), handshake_failed=True))
+        elif self._waiting is self.ready:
+            self._fail(NotReached(Reply(421, "4.4.2", f"connection lost while waiting for {self._session.awaits}")))
+        self._handle(self._session.lost("connection lost"))
+        self._leave()
+
+    def _handle(self, events: list[Event]) -> None:
+        self._write(self._session.take())
+        for event in events:
+            match event:
+                case Finished() | Asked():
+                    self._content = None
+                    self._succeed(event)
+                case ContentWanted():
+                    self._send_content()
+                case Ready():
+                    self._secure_or_ready(None)
+                case TlsRefused(reply):
+                    self._secure_or_ready(reply)
+                case TlsAgreed():
+                    assert self._security
+                    self._start_tls(self._security)
+                case Refused(reply):
+                    self._fail(NotReached(reply))
+        if self._session.is_over and not self._session.patience:
+            self._leave()
+            if not self._is_lost:
+                self.transport.loseConnection()  # type: ignore[union-attr]
+        self._watch()
+
+    def _secure_or_ready(self, refused: Reply | None) -> None:
+        security, session = self._security, self._session
+        if security is None or session.encrypted or not (security.required or session.extensions.starttls) or (
+            refused and not security.required
+        ):
+            self._succeed(None)
+        elif refused or not session.extensions.starttls:
+            text = f"TLS is required, but refused: {refused}" if refused else "TLS is required, but not offered"
+            self._fail(NotReached(Reply(451, "4.7.4", text)))
+        else:
+            session.start_tls()
+            self._write(session.take())
+
+    def _start_tls(self, security: Security) -> None:
+        self._handshaking = True
+        self._direct = None
+        self.transport.startTLS(security.creator)  # type: ignore[union-attr]
+
+    # ── Content ──
+
+    def _send_content(self) -> None:
+        content, session = self._content, self._session
+        assert content
+        if isinstance(content.original, bytes):
+            parts = [session.add_content(part) for part in (content.added, content.original) if part]
+            parts.append(session.end_content())
+            self._write(b"".join(parts))
+            return
+        self._chunks = content.chunks()
+        self._to_come = content.size
+        self._direct = None
+        self.transport.registerProducer(self, False)  # type: ignore[union-attr]
+
+    def resumeProducing(self) -> None:  # noqa: N802
+        if self._chunks is None:
+            return
+        try:
+            chunk = next(self._chunks, None)
+        except OSError as problem:
+            self._give_up(f"message cannot be read: {problem.strerror}")
+            return
+        if chunk is not None and len(chunk) <= self._to_come:
+            self._to_come -= len(chunk)
+            self.transport.write(self._session.add_content(chunk))  # type: ignore[union-attr]
+        elif chunk is not None or self._to_come:
+            # The end that we told by BDAT, and the size told by MAIL, would be lies.
+            self._give_up("message file has another size than it had")
+            return
+        else:
+            self._chunks = None
+            self.transport.write(self._session.end_content())  # type: ignore[union-attr]
+            self.transport.unregisterProducer()  # type: ignore[union-attr]
+        self._watch()
+
+    def stopProducing(self) -> None:  # noqa: N802
+        self._chunks = None
+
+    def _write(self, data: bytes) -> None:
+        if not data or self._is_lost:
+            return
+        if self._direct:
+            # The server has answered everything before, so nothing is pending: try at once, for a third less CPU.
+            written = self._direct.writeSomeData(data)
+            if written == len(data):
+                return
+            self._direct = None  # now something is pending, perhaps for longer than until the next answer
+            if isinstance(written, int):
+                data = data[written:]
+        self.transport.write(data)  # type: ignore[union-attr]
+
+    # ── Time ──
+
+    def _watch(self) -> None:
+        if self._is_lost:
+            return
+        patience = self._session.patience or (_HANDSHAKE if self._handshaking else self._idle)
+        if self._timer and self._timer.active():
+            self._timer.reset(patience)
+        else:
+            self._timer = self._clock.callLater(patience, self._timed_out)
+
+    def _timed_out(self) -> None:
+        if self.is_usable:
+            self.close()
+        else:
+            self._give_up(f"time-out while waiting for {'TLS' if self._handshaking else self._session.awaits}")
+
+    # ── The end ──
+
+    def _give_up(self, why: str) -> None:
+        if self._chunks is not None:
+            self._chunks = None
+            self.transport.unregisterProducer()  # type: ignore[union-attr]
+        handshaking, self._handshaking = self._handshaking, False
+        self.transport.abortConnection()  # type: ignore[union-attr]
+        if self._waiting is self.ready:
+            self._fail(NotReached(Reply(451, "4.7.5" if handshaking else "4.4.2", why), handshake_failed=handshaking))
+        self._handle(self._session.lost(why))
+
+    def _cancelled(self, _: Deferred[Any]) -> None:
+        self._waiting = None
+        self._give_up("given up")
+
+    def _leave(self) -> None:
+        gone, self._gone = self._gone, None
+        if gone:
+            gone(self)
+
+    def _succeed(self, result: Any) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting:
+            waiting.callback(result)
+
+    def _fail(self, problem: NotReached) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting:
+            waiting.errback(problem)
