@@ -177,8 +177,11 @@ class Talk(Protocol):
 
     def _secure_or_ready(self, refused: Reply | None) -> None:
         security, session = self._security, self._session
-        if security is None or session.encrypted or not (security.required or session.extensions.starttls) or (
-            refused and not security.required
+        if (
+            security is None
+            or session.encrypted
+            or not (security.required or session.extensions.starttls)
+            or (refused and not security.required)
         ):
             self._succeed(None)
         elif refused or not session.extensions.starttls:
