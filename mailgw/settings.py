@@ -140,14 +140,26 @@ def _convert_union(value: Any, kinds: tuple[Any, ...], context: Context) -> Any:
     real = [kind for kind in kinds if kind is not NoneType]
     if len(real) < len(kinds) and value in ("never", "unlimited") and real[0] not in _PLAIN:
         return None
-    # The error of the kind that came nearest is the useful one: for two networks, that of the right IP version.
-    first: _Wrong | None = None
-    for kind in sorted(real, key=lambda kind: "6" in getattr(kind, "__name__", "") and ":" not in str(value)):
+    # The kind that the value looks like goes first: its error is the useful one.
+    wrong: _Wrong | None = None
+    for kind in sorted(real, key=lambda kind: not _looks_like(kind, value)):
         try:
             return _convert(value, kind, context)
-        except _Wrong as wrong:
-            first = first if first and not (":" in str(value) and "6" in getattr(kind, "__name__", "")) else wrong
-    raise first or _Wrong(((), "cannot be a setting"))
+        except _Wrong as problem:
+            wrong = wrong or problem
+    raise wrong or _Wrong(((), "cannot be a setting"))
+
+
+def _looks_like(kind: Any, value: Any) -> bool:
+    if isinstance(value, list):
+        return get_origin(kind) in (list, tuple, set, frozenset)
+    if isinstance(value, dict):
+        return get_origin(kind) is dict or attrs.has(kind)
+    if kind in (IPv6Address, IPv6Network):
+        return ":" in str(value)
+    if kind in (IPv4Address, IPv4Network):
+        return ":" not in str(value)
+    return kind is type(value)
 
 
 def _convert_items(value: Any, origin: Any, kinds: tuple[Any, ...], context: Context) -> Any:

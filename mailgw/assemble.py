@@ -1,0 +1,193 @@
+"""The composition root: the only place that knows everybody.
+
+`build_parts` makes the policies, permit rules, routes and gateways that a configuration names; it touches no socket and no reactor.
+"""
+
+from collections.abc import Awaitable, Mapping
+from pathlib import Path
+
+import attrs
+from attrs import define, field, frozen
+from zope.interface import implementer
+from zope.interface.interface import InterfaceClass
+
+from mailgw.components import POLICIES, build
+from mailgw.config.matrix import find_open_relays
+from mailgw.config.model import Configuration, Listener, PermitRule, RouteRule
+from mailgw.config.reading import read
+from mailgw.interfaces import (
+    IClientPolicy,
+    IContentPolicy,
+    IDomainGateway,
+    IGateway,
+    IRecipientPolicy,
+    IRelayPolicy,
+    IRoute,
+    ISenderPolicy,
+)
+from mailgw.policies.relay import Permit
+from mailgw.problems import BadConfiguration, Problem, Report, nearest
+from mailgw.queue.retry import Schedule
+from mailgw.receive.asking import Asked, Rules
+from mailgw.routes.all_of import AllOf
+from mailgw.routes.by_domain import ByDomain
+from mailgw.routes.by_sender import BySender
+from mailgw.routes.by_table import ByTable
+from mailgw.routes.by_tag import ByTag
+from mailgw.routes.default import Default
+from mailgw.routing import Routing, Rule
+from mailgw.values.decision import Decision, proceed
+from mailgw.values.facts import RecipientFacts
+
+__all__ = ["House", "Parts", "build_parts", "load"]
+
+House = Mapping[InterfaceClass, object]
+"""The providers for `given` fields."""
+
+
+@frozen
+class Parts:
+    """What a configuration names, made and ready to be put together."""
+
+    rules: Mapping[str, Rules]  # by listener
+    routing: Routing
+    gateways: Mapping[str, IGateway]
+    schedules: Mapping[str, Schedule]  # by gateway
+    connections: Mapping[str, int]  # by gateway: at once, for each next hop
+    warnings: tuple[Problem, ...] = ()
+
+
+def load(path: Path, house: House) -> tuple[Configuration, Parts]:
+    """Read a configuration and build its parts. Raises BadConfiguration with the problems of both."""
+    try:
+        configuration = read(path)
+    except BadConfiguration as bad:
+        if bad.rest is None:
+            raise
+        try:
+            build_parts(bad.rest, house)
+        except BadConfiguration as more:
+            raise BadConfiguration(bad.problems + more.problems) from None
+        raise
+    return configuration, build_parts(configuration, house)
+
+
+def build_parts(configuration: Configuration, house: House) -> Parts:
+    """Make all parts, and see that strangers cannot relay through them. Raises BadConfiguration with all problems."""
+    return _Building(configuration, house, configuration.report()).parts()
+
+
+@implementer(IRelayPolicy)
+@frozen
+class _LoggedInOnly:
+    """A plugin's permit rule on a submission listener, where it can open nothing to strangers (RFC 6409 §4.3)."""
+
+    rule: IRelayPolicy
+
+    def may_relay(self, facts: RecipientFacts) -> Decision | Awaitable[Decision]:
+        return self.rule.may_relay(facts) if facts.client.is_authenticated else _NO_OPINION
+
+
+_NO_OPINION: Decision = proceed()
+
+
+@define
+class _Building:
+    """One run over one configuration."""
+
+    configuration: Configuration
+    house: House
+    report: Report
+    policies: dict[str, Asked] = field(factory=dict)
+
+    def parts(self) -> Parts:
+        configuration = self.configuration
+        for name, policy in configuration.policy.items():
+            component = build(policy.part, POLICIES, self.house, configuration.context, self.report)
+            if component is not None:
+                self.policies[name] = Asked(name, component, policy.timeout, configuration.where(policy.at))
+        permits = [(rule, asked) for rule in configuration.permit if (asked := self.permit(rule)) is not None]
+        relay = {name: _relay(listener, permits) for name, listener in configuration.listen.items()}
+        rules = {name: self.rules(listener, tuple(one for _, one in relay[name])) for name, listener in configuration.listen.items()}
+        gateways = {}
+        for name, gateway in configuration.gateway.items():
+            component = build(gateway.part, (IGateway,), self.house, configuration.context, self.report)
+            if component is not None:
+                gateways[name] = component
+        routes = tuple(rule for one in configuration.route if (rule := self.route(one)) is not None)
+        find_open_relays(configuration, relay, self.report)
+        if self.report.errors:
+            raise BadConfiguration(self.report.errors)
+        return Parts(
+            rules=rules,
+            routing=Routing(routes, frozenset(name for name, one in gateways.items() if IDomainGateway.providedBy(one))),
+            gateways=gateways,
+            schedules={name: gateway.schedule for name, gateway in configuration.gateway.items()},
+            connections={name: gateway.connections for name, gateway in configuration.gateway.items()},
+            warnings=tuple(self.report.problems),
+        )
+
+    def permit(self, rule: PermitRule) -> Asked | None:
+        where = self.configuration.where(rule.at)
+        if rule.part is not None:
+            component = build(rule.part, (IRelayPolicy,), self.house, self.configuration.context, self.report)
+            return None if component is None else Asked(rule.name, component, where=where)
+        return Asked(rule.name, Permit(rule.domains, rule.from_network, rule.authenticated, rule.name), where=where)
+
+    def rules(self, listener: Listener, relay: tuple[Asked, ...]) -> Rules:
+        asked = [self.policies[name] for name in listener.policies if name in self.policies]
+        return Rules(
+            client=tuple(one for one in asked if IClientPolicy.providedBy(one.component)),
+            sender=tuple(one for one in asked if ISenderPolicy.providedBy(one.component)),
+            relay=relay,
+            recipient=tuple(one for one in asked if IRecipientPolicy.providedBy(one.component)),
+            content=tuple(one for one in asked if IContentPolicy.providedBy(one.component)),
+        )
+
+    def route(self, rule: RouteRule) -> Rule | None:
+        recipients = None
+        if rule.recipients_of is not None:
+            recipients = build(rule.recipients_of, (IRecipientPolicy,), self.house, self.configuration.context, self.report)
+        if rule.part is not None:
+            route = build(rule.part, (IRoute,), self.house, self.configuration.context, self.report)
+        else:
+            route = self.built_in_route(rule)
+        return None if route is None else Rule(rule.name, route, recipients, self.configuration.where(rule.at))
+
+    def built_in_route(self, rule: RouteRule) -> IRoute | None:
+        if rule.otherwise:
+            return Default(rule.gateway, rule.next_hop)
+        conditions: list[IRoute] = []
+        if rule.table is not None:  # the first one: an AllOf goes where its first condition says
+            try:
+                table = ByTable(rule.table)
+                gateways = table.gateways()
+            except (OSError, ValueError) as problem:
+                text = f"{rule.table}: {problem.strerror}" if isinstance(problem, OSError) else str(problem)
+                self.report.error((*rule.at, "table"), text)
+                return None
+            for name in sorted(gateways - self.configuration.gateway.keys()):
+                hint = nearest(name, self.configuration.gateway)
+                self.report.error((*rule.at, "table"), f"{rule.table} names a gateway, but there is no [gateway.{name}]{hint}")
+            conditions.append(table)
+        if rule.to:
+            conditions.append(ByDomain(rule.recipients, rule.gateway, rule.next_hop))  # type: ignore[arg-type]  # a generic converter
+        if rule.sender:
+            conditions.append(BySender(rule.senders, rule.gateway, rule.next_hop))  # type: ignore[arg-type]
+        if rule.tag:
+            conditions.append(ByTag(rule.tag, rule.gateway, rule.next_hop))  # type: ignore[arg-type]
+        return conditions[0] if len(conditions) == 1 else AllOf(conditions)  # type: ignore[arg-type]
+
+
+def _relay(listener: Listener, permits: list[tuple[PermitRule, Asked]]) -> list[tuple[PermitRule, Asked]]:
+    """The permit rules of one listener, in order."""
+    own = [(rule, asked) for rule, asked in permits if listener.name in rule.on]
+    if listener.kind == "submission":
+        return [(rule, attrs.evolve(asked, component=_for_submission(asked.component))) for rule, asked in own]
+    return own
+
+
+def _for_submission(component: IRelayPolicy) -> IRelayPolicy:
+    if isinstance(component, Permit):
+        return attrs.evolve(component, authenticated=True)
+    return _LoggedInOnly(component)
