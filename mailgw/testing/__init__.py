@@ -2,11 +2,18 @@
 
 from mailgw.testing.clock import StandingClock, at
 from mailgw.testing.facts import a_client, a_message, a_recipient, a_sender, a_shipment, an_address, an_envelope
+from mailgw.testing.gateways import ScriptedDomainGateway, ScriptedGateway
 from mailgw.testing.running import run
+from mailgw.testing.server import MemoryServer
+from mailgw.testing.threads import ThreadsAtOnce
 from mailgw.testing.zone import zone
 
 __all__ = [
+    "MemoryServer",
+    "ScriptedDomainGateway",
+    "ScriptedGateway",
     "StandingClock",
+    "ThreadsAtOnce",
     "a_client",
     "a_message",
     "a_recipient",
