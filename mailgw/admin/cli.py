@@ -1,16 +1,19 @@
 """``mailgw``: how the operator says it."""
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+from attrs import asdict
 
 from mailgw.admin.options import speaking, with_json
 from mailgw.admin.queue_commands import queue
 from mailgw.admin.speaking import Speaker
-from mailgw.admin.tables import readable_age
+from mailgw.admin.tables import Column, Printer, readable_age
+from mailgw.components import Listing, catalogue
 
 __all__ = ["main"]
 
@@ -29,6 +32,9 @@ without any, the demo's folder ./demo.
 Completion, for bash (zsh and fish likewise):
   eval "$(_MAILGW_COMPLETE=bash_source mailgw)"
 """
+
+
+MOMENTS = ("oldest", "until", "since")
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -59,8 +65,95 @@ def status(speaker: Speaker) -> None:
     return None
 
 
-def readable(answer: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """The status with its durations and times made readable."""
-    queue_ = dict(answer["queue"])
-    queue_["oldest"] = readable_age(now - queue_["oldest"]) if queue_["oldest"] else "-"
-    return {**answer, "uptime": readable_age(answer["uptime"]), "queue": queue_}
+def readable(data: Any, now: float, key: str = "") -> Any:
+    """The status with its durations and times made readable: what is called one of `MOMENTS` is in POSIX seconds."""
+    if isinstance(data, Mapping):
+        return {name: readable(value, now, name) for name, value in data.items()}
+    if isinstance(data, list):
+        return [readable(value, now) for value in data]
+    if key == "uptime":
+        return readable_age(data)
+    if key in MOMENTS and isinstance(data, int | float):
+        return f"in {readable_age(data - now)}" if data > now else f"{readable_age(now - data)} ago"
+    return "-" if data is None else data
+
+
+@main.command()
+@click.argument("address")
+@click.option("--from", "sender", metavar="ADDRESS", default="", help="The sender; none: the null reverse-path.")
+@click.option("--login", metavar="NAME", default="", help="The client has logged in with this name.")
+@click.option("--ip", metavar="IP", default="", help="The client's address; none: a stranger's.")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="A tag that a policy has set; may be repeated.")
+@with_json
+@speaking
+def route(speaker: Speaker, /, address: str, **said: Any) -> None:
+    """Say which way mail for ADDRESS would go, whether it is known there, and who may send it."""
+    with speaker.routing() as (ask, source):
+        answer = ask("route", address=address, **{key: list(value) if key == "tags" else value for key, value in said.items()})
+    if speaker.as_json:
+        speaker.out.json({"source": source, **answer})
+    else:
+        tell_way(speaker.out, answer)
+    if answer["route"] is None:
+        sys.exit(1)
+
+
+def tell_way(out: Printer, answer: Mapping[str, Any]) -> None:
+    """Print what `mailgw.admin.signpost.Signpost.ask` answered."""
+    way, recipient = answer["route"], answer["recipient"]
+    pairs = [("address", answer["address"])]
+    if way is None:
+        pairs.append(("route", "none: mail for it is refused"))
+    else:
+        pairs += [
+            ("rule", f"{way['rule']} ({way['where']})" if way["where"] else way["rule"]),
+            ("gateway", way["gateway"]),
+            ("next hop", way["next_hop"] or "as the gateway says"),
+        ]
+        if way["because"]:
+            pairs.append(("because", way["because"]))
+    pairs.append(("recipient", f"{recipient['state']}: {recipient['text']}" if recipient["text"] else recipient["state"]))
+    out.pairs(pairs)
+    if answer["permit"]:
+        out.line("")
+        out.table(
+            [Column("Listener"), Column("May send"), Column("By", folds=True)],
+            [(each["listener"], "yes" if each["permitted"] else "no", each["by"]) for each in answer["permit"]],
+        )
+
+
+@main.command()
+@click.argument("name", required=False)
+@with_json
+@speaking
+def components(speaker: Speaker, name: str | None) -> None:
+    """List what a configuration can name as a type; with NAME, its settings. Says so of those that cannot be used."""
+    found = [one for one in catalogue() if name in (None, one.name)]
+    if name and not found:
+        raise speaker.failed("not-found", f'there is no component "{name}"')
+    if speaker.as_json:
+        return speaker.out.json({"components": [asdict(one) for one in found]})
+    if name is None:
+        speaker.out.table(
+            [Column("Name"), Column("Is"), Column("Summary", folds=True)],
+            [(one.name or "-", ", ".join(one.interfaces) or "unusable", one.problem or one.summary) for one in found],
+        )
+        return None
+    for one in found:
+        tell_component(speaker.out, one)
+    return None
+
+
+def tell_component(out: Printer, one: Listing) -> None:
+    """Print all that is known about a component."""
+    facts = [("name", one.name), ("is", ", ".join(one.interfaces)), ("class", one.module), ("from", one.door), ("summary", one.summary)]
+    out.pairs((key, value) for key, value in [*facts, ("problem", one.problem)] if value)
+    for line in one.detail.rstrip().split("\n") if one.detail else []:
+        out.line(line)
+    if one.settings:
+        out.line("")
+        out.table(
+            [Column("Setting"), Column("Type", folds=True), Column("Default", folds=True)],
+            [(setting.name, setting.type, "(must be given)" if setting.default is None else setting.default) for setting in one.settings],
+        )
+    out.line("")

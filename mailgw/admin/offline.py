@@ -11,13 +11,17 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgw.admin.reading import Reading, Refusal
+from mailgw.admin.selecting import BadRequest
+from mailgw.admin.signpost import Signpost
+from mailgw.admin.still_house import still_house
+from mailgw.assemble import load
 from mailgw.interfaces import IQueueDesk, StoreUnavailable
 from mailgw.storage.desk import Desk, read_only_desk
 from mailgw.values.content import Content
 from mailgw.values.delivery import Destination
 from mailgw.values.ledger import Entry, Order, Selection
 
-__all__ = ["StoreReader", "finished"]
+__all__ = ["PlanReader", "StoreReader"]
 
 
 @implementer(IQueueDesk)
@@ -60,10 +64,33 @@ class StoreReader:
 
     def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """As `mailgw.admin.client.Daemon.ask`, for the reading operations. Raises Refusal."""
-        return finished(self._reading.perform(operation, arguments))
+        return _finished(self._reading.perform(operation, arguments))
 
 
-def finished(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+class PlanReader:
+    """The question for a route, asked of a configuration; a context manager. Making it raises BadConfiguration."""
+
+    def __init__(self, path: Path) -> None:
+        configuration, parts = load(path, still_house())
+        self._signpost = Signpost(parts.routing, parts.rules, {name: listener.kind for name, listener in configuration.listen.items()})
+
+    def __enter__(self) -> "PlanReader":
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        """Nothing is open."""
+
+    def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """As `mailgw.admin.client.Daemon.ask`, for the operation "route". Raises Refusal."""
+        if operation != "route":
+            raise Refusal("bad-request", f"a configuration alone has no {operation}")
+        try:
+            return _finished(self._signpost.ask(**arguments))
+        except BadRequest as problem:
+            raise Refusal("bad-request", str(problem)) from problem
+
+
+def _finished(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
     """What a coroutine gives that waits for nothing. Raises what it raises, and Refusal where it would need a running daemon."""
     outcome: list[Any] = []
     deferred = Deferred.fromCoroutine(work)

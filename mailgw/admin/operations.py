@@ -39,7 +39,7 @@ class Operations(Reading):
     journal: Journal
     signpost: Signpost
     wake: Callable[[], object]  # tells the dispatcher that an order changed the queue
-    condition: Callable[[], Mapping[str, Any]]  # listeners, sessions, lanes, faults: what only the daemon knows, as plain data
+    condition: Callable[[], Mapping[str, Any]]  # listeners, lanes, faults: plain data; "since" and "until" are times
     started: float = field(default=Factory(lambda self: self.clock.seconds(), takes_self=True))  # POSIX seconds
 
     async def perform(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from attrs import define
 
 from mailgw.admin import whereabouts
 from mailgw.admin.client import Daemon, NoAnswer, NotRunning, Refused
-from mailgw.admin.offline import StoreReader
+from mailgw.admin.offline import PlanReader, StoreReader
 from mailgw.admin.reading import Refusal
 from mailgw.admin.tables import Printer
+from mailgw.problems import BadConfiguration
 
 __all__ = ["Ask", "Speaker"]
 
@@ -47,7 +48,8 @@ class Speaker:
         if self.as_json:
             self.out.json({"error": {"kind": kind, "text": str(text)}})
         else:
-            self.note(str(text))
+            for line in str(text).split("\n"):
+                self.note(line)
         return click.exceptions.Exit(CODES.get(kind, 3))
 
     def where(self) -> whereabouts.Whereabouts:
@@ -71,19 +73,44 @@ class Speaker:
     @contextmanager
     def reading(self) -> Iterator[tuple[Ask, str]]:
         """How to ask the reading operations, and who answers: "daemon", or "store" while it is not running. Raises Exit."""
+
+        def store(place: whereabouts.Whereabouts, why: NotRunning) -> StoreReader:
+            if place.state is None:
+                raise self.failed("not-running", f"mailgw is not running ({why}), and its state folder is not known")
+            reader = StoreReader(place.state)
+            self.note(f"mailgw is not running; reading {place.state} directly")
+            return reader
+
+        with self._daemon_or(store, "store") as asking:
+            yield asking
+
+    @contextmanager
+    def routing(self) -> Iterator[tuple[Ask, str]]:
+        """How to ask for a route, and who answers: "daemon", or "configuration" while it is not running. Raises Exit."""
+
+        def configuration(place: whereabouts.Whereabouts, why: NotRunning) -> PlanReader:
+            if place.configuration is None:
+                raise self.failed("not-running", f"mailgw is not running ({why}), and there is no configuration to read instead")
+            reader = PlanReader(place.configuration)
+            self.note(f"mailgw is not running; reading {place.configuration} directly")
+            return reader
+
+        with self._daemon_or(configuration, "configuration") as asking:
+            yield asking
+
+    @contextmanager
+    def _daemon_or(
+        self, otherwise: Callable[[whereabouts.Whereabouts, NotRunning], StoreReader | PlanReader], source: str
+    ) -> Iterator[tuple[Ask, str]]:
         place = self.where()
         with self._telling():
+            other: Daemon | StoreReader | PlanReader
             try:
-                daemon = Daemon(place.socket)
+                other, source = Daemon(place.socket), "daemon"
             except NotRunning as problem:
-                if place.state is None:
-                    raise self.failed("not-running", f"mailgw is not running ({problem}), and its state folder is not known") from None
-                with StoreReader(place.state) as store:
-                    self.note(f"mailgw is not running; reading {place.state} directly")
-                    yield store.ask, "store"
-                return
-            with daemon:
-                yield daemon.ask, "daemon"
+                other = otherwise(place, problem)
+            with other:
+                yield other.ask, source
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -93,3 +120,5 @@ class Speaker:
             raise self.failed("no-answer", f"mailgw cannot be reached: {problem}") from None
         except (Refused, Refusal) as problem:
             raise self.failed(problem.kind, problem) from None
+        except BadConfiguration as problem:
+            raise self.failed("configuration", problem) from None

@@ -1,0 +1,101 @@
+"""The providers for `given` fields while no daemon runs: everything is there, nothing reaches out of this process."""
+# ruff: noqa: A002, N802  Twisted names its methods and arguments so.
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import IReactorThreads, IReactorTime
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailgw.assemble import House
+from mailgw.interfaces import Answer, IClock, IDialer, IIdentity, IMemory, IResolver, LookupFailed
+from mailgw.values.address import Address
+
+__all__ = ["still_house"]
+
+WHY = "no network is used while mailgw is not running"
+
+
+def still_house() -> House:
+    """A house for building and asking components; what would need the network fails at once, as an outage would."""
+    clock = Clock()
+    clock.advance(time.time())
+    return {
+        IClock: _TimeOfDay(),
+        IReactorTime: clock,
+        IReactorThreads: _NoThreads(),
+        IResolver: _NoResolver(),
+        IDialer: _NoDialer(),
+        IIdentity: _Nobody(),
+        IMemory: _NoMemory(),
+    }
+
+
+@implementer(IClock)
+class _TimeOfDay:
+    def now(self) -> datetime:
+        return datetime.now(UTC).astimezone()
+
+
+@implementer(IIdentity)
+@frozen
+class _Nobody:
+    hostname: str = "localhost"
+    postmaster: Address = Address("postmaster", "localhost")  # noqa: RUF009  Address is frozen
+
+
+@implementer(IResolver)
+class _NoResolver:
+    async def lookup(self, name: str, kind: str) -> Answer:
+        raise LookupFailed(f"{name} {kind}: {WHY}")
+
+
+@implementer(IDialer)
+class _NoDialer:
+    async def dial(self, where: str, factory: Any, timeout: float) -> Any:  # noqa: ARG002
+        raise ConnectError(string=f"{where}: {WHY}")  # type: ignore[no-untyped-call]
+
+
+@implementer(IMemory)
+class _NoMemory:
+    """Every key is asked for the first time."""
+
+    async def count(self, key: str, seconds: float, amount: int = 1) -> int:  # noqa: ARG002
+        return amount
+
+    async def first_seen(self, key: str, seconds: float) -> float:  # noqa: ARG002
+        return time.time()
+
+
+@implementer(IReactorThreads)
+class _NoThreads:
+    """There is only this thread, and it may wait: everything is done at once. It is its own thread pool."""
+
+    def getThreadPool(self) -> Any:
+        return self
+
+    def callInThread(self, callable: Callable[..., Any], *args: object, **kwargs: object) -> None:
+        callable(*args, **kwargs)
+
+    def callFromThread(self, callable: Callable[..., Any], *args: object, **kwargs: object) -> None:
+        callable(*args, **kwargs)
+
+    def suggestThreadPoolSize(self, size: int) -> None:
+        """There is no pool."""
+
+    def callInThreadWithCallback(
+        self, done: Callable[[bool, Any], Any] | None, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> None:
+        """See `twisted.python.threadpool.ThreadPool`."""
+        try:
+            succeeded, result = True, function(*args, **kwargs)
+        except Exception as problem:
+            succeeded, result = False, Failure(problem)  # type: ignore[no-untyped-call]
+        if done is not None:
+            done(succeeded, result)
