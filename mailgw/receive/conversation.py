@@ -378,6 +378,7 @@ class Conversation:
             return
         # 250 means committed: from here it is ours, whatever becomes of this connection.
         self._accepted += 1
+        transaction.intake = None  # its file is the store's now
         self._engine.answer(Reply(250, "2.0.0", f"queued as {put.message}"))
         recipients = [recipient for recipient, _ in transaction.recipients]
         reception.journal.note(Accepted(session, put.message, envelope.sender, recipients, content.size))

@@ -239,7 +239,6 @@ class SmtpProtocol(Protocol):
 class SmtpFactory(Factory):
     """All sessions of a listener."""
 
-    protocol = SmtpProtocol
     noisy = False
 
     def __init__(
@@ -267,7 +266,7 @@ class SmtpFactory(Factory):
         """How many there are at this moment."""
         return len(self._sessions)
 
-    def buildProtocol(self, addr: IAddress | None) -> SmtpProtocol:  # noqa: N802
+    def buildProtocol(self, addr: IAddress | None) -> Any:  # noqa: N802
         """Make one for a new connection."""
         protocol = SmtpProtocol()
         protocol.factory = self

@@ -20,8 +20,8 @@ from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
 from collections.abc import Callable
 
-from attrs import frozen
-
+from mailgw.smtp import answers
+from mailgw.smtp.answers import ServerSettings
 from mailgw.smtp.commands import BadCommand, Offered, parse_mail, parse_rcpt
 from mailgw.smtp.data import TOO_BIG, Chunk, DataReader, TextCheck
 from mailgw.smtp.events import Auth, Closing, Data, Event, Expand, Hello, Mail, Piece, Quit, Rcpt, Reset, StartTls
@@ -33,48 +33,6 @@ __all__ = ["ServerEngine", "ServerSettings"]
 MAX_COMMAND = 2048  # RFC 5321 §4.5.3.1.4 says 512; SMTPUTF8, DSN and AUTH parameters add to it
 MAX_AUTH = 12288  # RFC 4954 §4
 _AT_ONCE = 64 * 1024  # octets of BDAT handed on in one piece
-
-
-@frozen(kw_only=True)
-class ServerSettings:
-    """What a listener offers and tolerates."""
-
-    hostname: str
-    starttls: bool = False  # offered, while the connection is in clear
-    require_tls: bool = False  # nothing but EHLO, STARTTLS, NOOP and QUIT before TLS (RFC 3207 §4)
-    require_auth: bool = False  # no MAIL before AUTH (RFC 6409 §4.3)
-    mechanisms: tuple[str, ...] = ()  # SASL mechanisms offered under TLS
-    expands: bool = False  # EXPN is answered
-    max_message_size: int = 52_428_800  # octets
-    max_text_line: int = 65_536  # octets
-    max_recipients: int = 1000  # said in LIMITS (RFC 9422); enforced by the conversation, which answers 452
-    max_errors: int = 20  # replies of 4yz and 5yz in a session
-    max_commands: int = 1000  # commands in a session that bring no message nearer
-    fix_line_ends: bool = False
-
-
-_OK = Reply(250, "2.0.0", "ok")
-_GO_AHEAD = Reply(354, "", "end data with <CR><LF>.<CR><LF>")
-_UNKNOWN = Reply(500, "5.5.2", "command not recognized")
-_NOT_OFFERED = Reply(502, "5.5.1", "command not offered")
-_NO_ARGUMENT = Reply(501, "5.5.4", "command takes no argument")
-_HELLO_FIRST = Reply(503, "5.5.1", "say EHLO first")
-_NEED_MAIL = Reply(503, "5.5.1", "say MAIL first")
-_NEED_RCPT = Reply(554, "5.5.1", "no valid recipients")
-_IN_TRANSACTION = Reply(503, "5.5.1", "not inside a mail transaction")
-_MIXED = Reply(503, "5.5.1", "DATA and BDAT cannot be mixed in one transaction")
-_NO_BINARY = Reply(503, "5.5.1", "BODY=BINARYMIME needs BDAT")
-_NEED_TLS = Reply(530, "5.7.0", "say STARTTLS first")
-_NEED_AUTH = Reply(530, "5.7.0", "authentication required")
-_AUTH_NEEDS_TLS = Reply(538, "5.7.11", "authentication needs TLS")
-_AUTH_CANCELLED = Reply(501, "5.7.0", "authentication cancelled")
-_NO_BASE64 = Reply(501, "5.5.2", "not valid base64")
-_CHUNK_RECEIVED = Reply(250, "2.0.0", "chunk received")
-_VRFY = Reply(252, "2.5.0", "not verified here; send mail and see")
-_HELP = Reply(214, "2.0.0", "EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN HELP STARTTLS AUTH QUIT")
-_TOO_MANY_ERRORS = Reply(421, "4.7.0", "too many errors")
-_TOO_MANY_COMMANDS = Reply(421, "4.7.0", "too many commands without mail")
-_NOT_SMTP = Reply(421, "4.7.0", "this is not a web server")
 
 
 class ServerEngine:
@@ -147,9 +105,9 @@ class ServerEngine:
         """The next event, or None until more arrives."""
         while not self._closing:
             if self._errors >= self._settings.max_errors:
-                return self.close(_TOO_MANY_ERRORS)
+                return self.close(answers.TOO_MANY_ERRORS)
             if self._idle_commands > self._settings.max_commands:
-                return self.close(_TOO_MANY_COMMANDS)
+                return self.close(answers.TOO_MANY_COMMANDS)
             if self._chunk is not None:
                 if self._chunk.left and not self._lines:
                     return None
@@ -202,7 +160,7 @@ class ServerEngine:
             self._esmtp = positive and event.esmtp
             self._offered = Offered(self._esmtp, requiretls=self.tls, auth=bool(self._settings.mechanisms) and self.tls)
             if positive:
-                reply = self._hello_reply(event.esmtp)
+                reply = answers.hello(self._settings, event.esmtp, self.tls)
         elif isinstance(event, Reset):
             self._forget_transaction()
         elif isinstance(event, Auth):
@@ -220,7 +178,7 @@ class ServerEngine:
         self._check = TextCheck(settings.max_message_size, settings.max_text_line, settings.fix_line_ends, binary)
         if not event.chunking:
             self._reader = DataReader()
-            self._out.append(_GO_AHEAD.wire)
+            self._out.append(answers.GO_AHEAD.wire)
 
     def challenge(self, challenge: bytes) -> None:
         """Send a SASL challenge; the client's response comes as the next `Auth` event (RFC 4954 §4)."""
@@ -242,6 +200,8 @@ class ServerEngine:
     def _say(self, reply: Reply) -> None:
         if reply.code >= 400:
             self._errors += 1
+            if self._settings.soft_bounce:
+                reply = reply.softened()
         self._out.append(reply.wire)
 
     # ── Commands ──
@@ -254,11 +214,11 @@ class ServerEngine:
         if handler is None:
             if verb.upper() in _WEB:
                 # A browser made to talk to us (cross-protocol request): nothing behind this line is SMTP.
-                return self.close(_NOT_SMTP)
-            self._say(_UNKNOWN)
+                return self.close(answers.NOT_SMTP)
+            self._say(answers.UNKNOWN)
             return None
         if self._settings.require_tls and not self.tls and handler not in _BEFORE_TLS:
-            self._say(_NEED_TLS)
+            self._say(answers.NEED_TLS)
             return None
         return handler(self, argument)
 
@@ -276,37 +236,13 @@ class ServerEngine:
             return None
         return Hello(name, esmtp)
 
-    def _hello_reply(self, esmtp: bool) -> Reply:
-        settings = self._settings
-        if not esmtp:
-            return Reply(250, "", settings.hostname)
-        words = [
-            settings.hostname,
-            "PIPELINING",
-            f"SIZE {settings.max_message_size}",
-            "8BITMIME",
-            "SMTPUTF8",
-            "ENHANCEDSTATUSCODES",
-            "CHUNKING",
-            "BINARYMIME",
-            "DSN",
-            f"LIMITS RCPTMAX={settings.max_recipients}",
-        ]
-        if settings.starttls and not self.tls:
-            words.append("STARTTLS")
-        if self.tls:
-            words.append("REQUIRETLS")
-            if settings.mechanisms:
-                words.append(f"AUTH {' '.join(settings.mechanisms)}")
-        return Reply(250, "", "\n".join(words))
-
     def _mail_command(self, argument: bytes) -> Event | None:
         if not self._hello:
-            self._say(_HELLO_FIRST)
+            self._say(answers.HELLO_FIRST)
         elif self._mail is not None:
-            self._say(_IN_TRANSACTION)
+            self._say(answers.IN_TRANSACTION)
         elif self._settings.require_auth and not self.authenticated:
-            self._say(_NEED_AUTH)
+            self._say(answers.NEED_AUTH)
         else:
             mail = parse_mail(argument, self._offered)
             if mail.size is None or mail.size <= self._settings.max_message_size:
@@ -316,24 +252,24 @@ class ServerEngine:
 
     def _rcpt_command(self, argument: bytes) -> Event | None:
         if self._mail is None:
-            self._say(_NEED_MAIL)
+            self._say(answers.NEED_MAIL)
         elif self._chunking:
-            self._say(_IN_TRANSACTION)
+            self._say(answers.IN_TRANSACTION)
         else:
             return parse_rcpt(argument, self._offered, self._mail.smtputf8)
         return None
 
     def _data_command(self, argument: bytes) -> Event | None:
         if argument:
-            self._say(_NO_ARGUMENT)
+            self._say(answers.NO_ARGUMENT)
         elif self._mail is None:
-            self._say(_NEED_MAIL)
+            self._say(answers.NEED_MAIL)
         elif not self._accepted:
-            self._say(_NEED_RCPT)
+            self._say(answers.NEED_RCPT)
         elif self._chunking:
-            self._say(_MIXED)
+            self._say(answers.MIXED)
         elif self._mail.body == "BINARYMIME":
-            self._say(_NO_BINARY)  # RFC 3030 §3
+            self._say(answers.NO_BINARY)  # RFC 3030 §3
         else:
             return Data(chunking=False)
         return None
@@ -345,9 +281,9 @@ class ServerEngine:
             return self.close(Reply(421, "4.5.4", "syntax: BDAT size [LAST]"))
         self._chunk = Chunk(int(size), bool(last))
         if self._mail is None:
-            self._chunk.refusal = _NEED_MAIL
+            self._chunk.refusal = answers.NEED_MAIL
         elif not self._accepted:
-            self._chunk.refusal = _NEED_RCPT
+            self._chunk.refusal = answers.NEED_RCPT
         elif not self._chunking:
             self._chunking = True
             return Data(chunking=True)
@@ -356,29 +292,29 @@ class ServerEngine:
     def _rset(self, argument: bytes) -> Event | None:
         self._idle_commands += 1
         if argument:
-            self._say(_NO_ARGUMENT)
+            self._say(answers.NO_ARGUMENT)
             return None
         return Reset()
 
     def _noop(self, argument: bytes) -> Event | None:
         self._idle_commands += 1
-        self._say(_OK)
+        self._say(answers.OK)
         return None
 
     def _help(self, argument: bytes) -> Event | None:
         self._idle_commands += 1
-        self._say(_HELP)
+        self._say(answers.HELP)
         return None
 
     def _vrfy(self, argument: bytes) -> Event | None:
         self._idle_commands += 1
-        self._say(_VRFY if argument else Reply(501, "5.5.4", "syntax: VRFY address"))
+        self._say(answers.VRFY if argument else Reply(501, "5.5.4", "syntax: VRFY address"))
         return None
 
     def _expn(self, argument: bytes) -> Event | None:
         self._idle_commands += 1
         if not self._settings.expands:
-            self._say(_NOT_OFFERED)
+            self._say(answers.NOT_OFFERED)
         elif not argument.strip():
             self._say(Reply(501, "5.5.4", "syntax: EXPN name"))
         else:
@@ -387,22 +323,22 @@ class ServerEngine:
 
     def _quit(self, argument: bytes) -> Event | None:
         if argument:
-            self._say(_NO_ARGUMENT)
+            self._say(answers.NO_ARGUMENT)
             return None
         return Quit()
 
     def _starttls(self, argument: bytes) -> Event | None:
         self._idle_commands += 1
         if not self._settings.starttls:
-            self._say(_NOT_OFFERED)
+            self._say(answers.NOT_OFFERED)
         elif argument:
-            self._say(_NO_ARGUMENT)
+            self._say(answers.NO_ARGUMENT)
         elif self.tls:
             self._say(Reply(503, "5.5.1", "TLS is on already"))
         elif not self._esmtp:
-            self._say(_HELLO_FIRST)
+            self._say(answers.HELLO_FIRST)
         elif self._mail is not None:
-            self._say(_IN_TRANSACTION)
+            self._say(answers.IN_TRANSACTION)
         else:
             return StartTls()
         return None
@@ -412,15 +348,15 @@ class ServerEngine:
         mechanisms = self._settings.mechanisms
         name, _, response = argument.partition(b" ")
         if not mechanisms:
-            self._say(_NOT_OFFERED)
+            self._say(answers.NOT_OFFERED)
         elif not self._esmtp:
-            self._say(_HELLO_FIRST)
+            self._say(answers.HELLO_FIRST)
         elif self._mail is not None:
-            self._say(_IN_TRANSACTION)
+            self._say(answers.IN_TRANSACTION)
         elif self.authenticated:
             self._say(Reply(503, "5.5.1", "authenticated already"))
         elif not self.tls:
-            self._say(_AUTH_NEEDS_TLS)
+            self._say(answers.AUTH_NEEDS_TLS)
         elif name.decode("ascii", "replace").upper() not in mechanisms:
             self._say(Reply(504, "5.5.4", "authentication mechanism not offered"))
         else:
@@ -433,7 +369,7 @@ class ServerEngine:
     def _auth_response(self, line: bytes) -> Event | None:
         if line == b"*":
             self._in_auth = False
-            self._say(_AUTH_CANCELLED)
+            self._say(answers.AUTH_CANCELLED)
             return None
         try:
             return Auth(self._mechanism, _base64(line))
@@ -477,7 +413,7 @@ class ServerEngine:
         if complete or (ended and check.problem is not None):
             return Piece(kept, True, check.problem, check.is_ascii)
         if ended:
-            self._out.append(_CHUNK_RECEIVED.wire)
+            self._out.append(answers.CHUNK_RECEIVED.wire)
         return Piece(kept, False) if kept else None
 
 
@@ -485,7 +421,7 @@ def _base64(text: bytes) -> bytes:
     try:
         return b64decode(text, validate=True)
     except (NotBase64, ValueError):
-        raise BadCommand(_NO_BASE64) from None
+        raise BadCommand(answers.NO_BASE64) from None
 
 
 _Handler = Callable[[ServerEngine, bytes], Event | None]

@@ -1,0 +1,103 @@
+"""A safe gateway to look at: on loopback only, with a certificate of its own, keeping everything in one folder."""
+
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+__all__ = ["HOW_TO", "prepare"]
+
+CONFIGURATION = """\
+# The demo: a complete configuration, safe to play with. Change it and start again, or remove this folder to begin anew.
+
+[server]
+hostname = "mx.example.org"
+state    = "."                                # the queue lies in this folder
+
+[tls.default]
+certificate = "certificate.pem"               # made by the demo for itself
+key         = { file = "key.pem" }
+
+[domains]
+ours = ["example.org"]
+
+# ── Where mail comes in: loopback only ──
+[listen.mx]
+kind     = "relay"
+endpoint = "tcp:2525:interface=127.0.0.1"
+[listen.submission]
+kind     = "submission"                       # always authenticated, always TLS
+endpoint = "tcp:2587:interface=127.0.0.1"
+starttls = "require"
+
+# ── Who may send where: everybody to us, nobody anywhere else ──
+[[permit]]
+on = "mx"
+to = "@ours"
+
+# ── Where mail goes ──
+[[route]]
+to      = "@ours"
+gateway = "mailboxes"
+[[route]]
+otherwise = true
+gateway   = "outbox"                          # what would leave this machine
+
+[gateway.mailboxes]
+type = "maildir"
+path = "mail/{local_part}"
+[gateway.outbox]
+type = "maildir"
+path = "outbox"
+"""
+
+HOW_TO = """\
+
+mailgw demo: relay on 127.0.0.1:2525, submission on 127.0.0.1:2587, everything in {folder}/
+
+  Send a message:   curl smtp://127.0.0.1:2525 --mail-from me@example.com --mail-rcpt you@example.org -T README.md
+               or   swaks --server 127.0.0.1:2525 --tls --from me@example.com --to you@example.org
+  Read it:          cat {folder}/mail/you/new/*
+  Try to relay:     swaks --server 127.0.0.1:2525 --from me@example.com --to you@elsewhere.example
+  Ask:              mailgw status; mailgw route you@example.org; mailgw queue list
+  Change it:        {folder}/mailgw.toml
+
+"""
+
+
+def prepare(folder: Path) -> Path:
+    """Make what is missing of the demo in ``folder``, and give the path of its configuration. Raises OSError."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not (folder / "certificate.pem").exists() or not (folder / "key.pem").exists():
+        _make_certificate(folder, datetime.now(UTC))
+    configuration = folder / "mailgw.toml"
+    if not configuration.exists():
+        configuration.write_text(CONFIGURATION)
+    return configuration
+
+
+def _make_certificate(folder: Path, now: datetime) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mx.example.org")])
+    names = [x509.DNSName("mx.example.org"), x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=3650))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, SHA256())
+    )
+    secret = folder / "key.pem"
+    secret.touch(mode=0o600)
+    secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (folder / "certificate.pem").write_bytes(certificate.public_bytes(Encoding.PEM))

@@ -1,0 +1,305 @@
+"""The running gateway: what `mailgw.assemble` made, put on sockets and threads, and ended in good order."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from random import SystemRandom
+from typing import Any, NoReturn
+
+from attrs import define, field, frozen
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IAddress, IListeningPort, IReactorThreads, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from zope.interface import implementer
+
+from mailgw.admin.operations import Operations
+from mailgw.admin.signpost import Signpost
+from mailgw.admin.socket import AdminSocket, SocketInUse
+from mailgw.assemble import House, Parts
+from mailgw.config.model import Configuration, Listener
+from mailgw.dns.resolver import resolver
+from mailgw.gateways.dialing import Dialer
+from mailgw.interfaces import IClock, IDialer, IIdentity, IObserver, IResolver, StoreUnavailable
+from mailgw.journal import Fault, Journal
+from mailgw.queue.dispatcher import Dispatcher
+from mailgw.receive.conversation import Reception
+from mailgw.receive.protocol import SmtpFactory
+from mailgw.smtp.answers import ServerSettings
+from mailgw.storage.sqlite import SqliteStore
+from mailgw.tls import ServerTls
+from mailgw.values.address import Address
+
+__all__ = ["MailGateway", "make_house"]
+
+_BACKLOG = 1024  # bursts of connections overflow Twisted's 50 and cost the clients seconds
+
+_log = Logger(namespace="mailgw.service")
+
+
+@implementer(IClock)
+@frozen
+class SystemClock:
+    """The time of day, with the machine's time zone."""
+
+    def now(self) -> datetime:
+        """Now."""
+        return datetime.now().astimezone()
+
+
+@implementer(IIdentity)
+@frozen
+class Identity:
+    """[server] hostname and postmaster."""
+
+    hostname: str
+    postmaster: Address
+
+
+@implementer(IObserver)
+@define
+class _Faults:
+    """Counts faults for `mailgw status`."""
+
+    count: int = 0
+
+    def note(self, event: Any) -> None:
+        if type(event) is Fault:
+            self.count += 1
+
+
+def make_house(configuration: Configuration, reactor: Any) -> House:
+    """The providers for what components ask with `given`."""
+    server = configuration.server
+    return {
+        IClock: SystemClock(),
+        IDialer: Dialer(reactor),
+        IIdentity: Identity(server.hostname, server.postmaster),
+        IResolver: resolver(reactor, [f"[{host}]:{port}" for host, port in server.resolvers]),
+        IReactorTime: reactor,
+        IReactorThreads: reactor,
+    }
+
+
+class _Door(Factory):
+    """Stands at a bound port until the store is open and sessions can begin."""
+
+    noisy = False
+    inside: SmtpFactory | None = None
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:  # noqa: N802
+        return self.inside.buildProtocol(addr) if self.inside is not None else None
+
+
+@define
+class _Open:
+    """A listener at work."""
+
+    listener: Listener
+    tls: ServerTls | None
+    door: _Door = field(factory=_Door)
+    ports: list[IListeningPort] = field(factory=list)
+
+
+class MailGateway(Service):
+    """Binds ports before privileges are dropped, opens the queue after, and ends with nothing half done."""
+
+    name = "mailgw"
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        parts: Parts,
+        house: House,
+        reactor: Any,
+        observers: Sequence[IObserver] = (),
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make one; ``ready`` is called when it takes mail. Raises OSError and ValueError for a certificate that cannot be used."""
+        self._configuration = configuration
+        self._parts = parts
+        self._identity: Any = house[IIdentity]
+        self._reactor = reactor
+        self._ready = ready
+        self._faults = _Faults()
+        self._journal = Journal((*observers, self._faults))
+        self._observers = observers
+        tls = {name: ServerTls(one.certificate, one.key, reactor) for name, one in configuration.tls.items()}
+        self._open = [_Open(listener, tls.get(listener.tls)) for listener in configuration.listen.values()]
+        self._store: SqliteStore | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._admin: AdminSocket | None = None
+
+    # ── The start ──
+
+    def privilegedStartService(self) -> None:  # noqa: N802
+        """Bind all ports; what fails here ends the start."""
+        for one in self._open:
+            for text in one.listener.endpoint:
+                try:
+                    deferred = self._listen(text, one)
+                except ValueError as problem:
+                    _give_up(f'[listen.{one.listener.name}] endpoint "{text}": {problem}')
+                deferred.addCallbacks(one.ports.append, lambda failure, text=text: _refused(failure.value, text))
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+
+    def _listen(self, text: str, one: _Open) -> "Deferred[Any]":
+        factory: Any = one.door
+        if one.listener.is_implicit_tls(text):
+            text = f"tcp:{text.removeprefix('tls:')}"
+            tls: Any = one.tls
+            factory = TLSMemoryBIOFactory(tls, False, one.door, self._reactor)
+        if text.startswith("tcp:") and ":backlog=" not in text:
+            text = f"{text}:backlog={_BACKLOG}"
+        endpoint: Any = serverFromString(self._reactor, text)  # type: ignore[no-untyped-call]
+        deferred: Deferred[Any] = endpoint.listen(factory)
+        return deferred
+
+    def startService(self) -> None:  # noqa: N802
+        """Open the queue, let mail in, and begin to deliver."""
+        configuration, parts, reactor = self._configuration, self._parts, self._reactor
+        try:
+            self._store = store = SqliteStore.open(configuration.server.state, reactor)
+        except StoreUnavailable as problem:
+            _give_up(f"the queue in {configuration.server.state} cannot be opened: {problem}")
+        self._dispatcher = dispatcher = Dispatcher(
+            store=store,
+            routing=parts.routing,
+            gateways=parts.gateways,
+            schedules=parts.schedules,
+            connections=parts.connections,
+            journal=self._journal,
+            clock=reactor,
+            identity=self._identity,
+            randomness=SystemRandom(),
+        )
+        for one in self._open:
+            one.door.inside = self._factory(one, store, dispatcher)
+        operations = Operations(
+            desk=store,
+            clock=reactor,
+            journal=self._journal,
+            signpost=Signpost(parts.routing, parts.rules, {name: one.kind for name, one in configuration.listen.items()}),
+            wake=dispatcher.wake,
+            condition=self._condition,
+        )
+        self._admin = AdminSocket(configuration.admin.socket, operations, reactor)
+        try:
+            self._admin.startService()
+        except (SocketInUse, CannotListenError, OSError) as problem:
+            _give_up(f"the admin socket cannot be made: {problem}")
+        super().startService()  # type: ignore[no-untyped-call]
+        reactor.callWhenRunning(dispatcher.start)
+        reactor.callWhenRunning(self._ready)
+
+    def _factory(self, one: _Open, store: SqliteStore, dispatcher: Dispatcher) -> SmtpFactory:
+        listener, server = one.listener, self._configuration.server
+        reception = Reception(
+            listener=listener.name,
+            kind=listener.kind,
+            engine=ServerSettings(
+                hostname=server.hostname,
+                starttls=one.tls is not None and listener.starttls != "never",
+                require_tls=listener.starttls == "require",
+                require_auth=listener.kind == "submission",
+                max_message_size=listener.max_message_size,
+                max_text_line=listener.max_text_line,
+                max_recipients=listener.max_recipients,
+                max_errors=listener.max_errors,
+                max_commands=listener.max_commands,
+                fix_line_ends=listener.line_endings == "fix",
+                soft_bounce=server.soft_bounce,
+            ),
+            rules=self._parts.rules[listener.name],
+            routing=self._parts.routing,
+            store=store,
+            offer=dispatcher.offer,
+            journal=self._journal,
+            identity=self._identity,
+            clock=self._reactor,
+            incoming=store.incoming,
+            max_hops=listener.max_hops,
+            command_timeout=listener.command_timeout,
+            data_timeout=listener.data_timeout,
+            message_timeout=listener.message_timeout,
+        )
+        return SmtpFactory(
+            reception,
+            SystemRandom(),
+            tls=one.tls,
+            max_sessions=listener.max_sessions,
+            max_sessions_per_client=listener.max_sessions_per_client,
+        )
+
+    # ── The end ──
+
+    def stopService(self) -> "Deferred[None]":  # noqa: N802
+        """Let running transactions and deliveries end, for as long as [server] shutdown_grace says, then close the queue."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        grace = self._configuration.server.shutdown_grace
+        began = self._reactor.seconds()
+        ports = [port for one in self._open for port in one.ports]
+        stops = [port.stopListening() for port in ports]
+        ends = [
+            Deferred.fromCoroutine(one.door.inside.stop(grace)) for one in self._open if one.door.inside is not None
+        ]
+        for stop in (*stops, *ends):
+            if stop is not None:
+                await stop
+        if self._dispatcher is not None:
+            await self._dispatcher.stop(max(1.0, grace - (self._reactor.seconds() - began)))
+        for component in _closable(self._parts):
+            component.close()
+        if self._admin is not None:
+            await self._admin.stopService()
+        if self._store is not None:
+            await self._store.close()
+        for observer in self._observers:
+            close = getattr(observer, "close", None)
+            if callable(close):
+                close()
+
+    # ── For the operator ──
+
+    def _condition(self) -> Mapping[str, Any]:
+        listeners = {
+            one.listener.name: {
+                "kind": one.listener.kind,
+                "endpoints": list(one.listener.endpoint),
+                "sessions": one.door.inside.sessions if one.door.inside is not None else 0,
+            }
+            for one in self._open
+        }
+        dispatcher = self._dispatcher.status() if self._dispatcher is not None else {}
+        return {"listeners": listeners, "dispatcher": dispatcher, "faults": self._faults.count}
+
+
+def _closable(parts: Parts) -> list[Any]:
+    # A component may have a `close()`; it is called once, at the end.
+    components: list[Any] = list(parts.gateways.values())
+    components += [rule.recipients for rule in parts.routing.rules] + [rule.route for rule in parts.routing.rules]
+    for rules in parts.rules.values():
+        for stage in (rules.client, rules.sender, rules.relay, rules.recipient, rules.content):
+            components += [asked.component for asked in stage]
+    unique = {id(component): component for component in components}
+    return [component for component in unique.values() if callable(getattr(component, "close", None))]
+
+
+def _refused(problem: BaseException, text: str) -> NoReturn:
+    if isinstance(problem, CannotListenError):
+        _give_up(f'cannot listen on "{text}": {problem.socketError}')
+    raise problem
+
+
+def _give_up(text: str) -> NoReturn:
+    # Before the log is open, or while nobody reads it yet: the operator at the terminal must see it.
+    _log.critical("mailgw does not start: {text}", text=text)
+    sys.stderr.write(f"mailgw does not start: {text}\n")
+    raise SystemExit(1)
