@@ -85,8 +85,8 @@ def _address(text: str) -> str:
     if text in ("", "<>"):
         return text
     text = text.removeprefix("<").removesuffix(">")
-    if "@" not in text:
-        return text  # the domainless <postmaster> (RFC 5321 §4.5.1)
+    if text.lower() == "postmaster":
+        return text  # it needs no domain (RFC 5321 §4.5.1)
     try:
         return str(Address.parse(text))
     except BadAddress as problem:
