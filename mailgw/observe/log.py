@@ -2,7 +2,7 @@
 
 ::
 
-    session=k7f2qa accepted message=12 sender=anna@example.org recipients=1 to=ben@example.net size=2048
+    session=k7f2qa accepted message=12 sender=anna@example.org recipients=ben@example.net size=2048
     session=k7f2qa delivered message=12 recipient=ben@example.net gateway=internet peer=192.0.2.1:25 reply="250 2.0.0 ok" seconds=0.041
 
 Values with anything but plain ASCII characters are quoted, and what cannot be printed in them is escaped: no peer can forge a
@@ -25,7 +25,7 @@ from mailgw.values.delivery import Recipient
 
 __all__ = ["Log", "line_of", "names_of", "word_of"]
 
-MOST_RECIPIENTS = 20  # named in one line; each has lines of its own when it is delivered
+MOST_ITEMS = 20  # of a list, then how many there are; each recipient has lines of its own when it is delivered
 _WORDS: dict[type, str] = {Connected: "connect", Disconnected: "disconnect"}
 _PLAIN = re.compile(r"[!#-<>-\[\]-z|~]+\Z")  # no white space, no quote, no "=", no backslash, no brace
 _ODD = re.compile(r'["\\]|[^ -~]')
@@ -70,10 +70,9 @@ def _quoted(text: str) -> str:
     return f'"{text}"'
 
 
-def _recipients(recipients: Sequence[Recipient]) -> str:
-    named = ",".join([str(recipient.address) for recipient in recipients[:MOST_RECIPIENTS]])
-    more = ",..." if len(recipients) > MOST_RECIPIENTS else ""
-    return f"{len(recipients)} to={_quoted(named + more)}"
+def _several(items: Sequence[Any]) -> str:
+    named = ",".join([str(item.address if type(item) is Recipient else item) for item in items[:MOST_ITEMS]])
+    return _quoted(f"{named},...{len(items)}" if len(items) > MOST_ITEMS else named)
 
 
 _WRITERS: dict[type, Callable[[Any], str]] = {
@@ -81,8 +80,8 @@ _WRITERS: dict[type, Callable[[Any], str]] = {
     int: str,
     float: "{:.3f}".format,
     Address: lambda address: _quoted(str(address) or "<>"),
-    tuple: _recipients,
-    list: _recipients,
+    tuple: _several,
+    list: _several,
 }
 
 
