@@ -67,7 +67,7 @@ class Routing:
                 answer = await answer
             if answer is None:
                 continue
-            if not isinstance(answer, Route):
+            if not isinstance(answer, Route) or not answer.gateway:
                 raise TypeError(f"route {rule.name} answered {answer!r}, which is no Route")
             next_hop = answer.next_hop or (facts.recipient.domain if answer.gateway in self.by_domain else "")
             return Found(rule, answer, Destination(answer.gateway, next_hop))

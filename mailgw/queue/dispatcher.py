@@ -159,9 +159,7 @@ class Dispatcher:
             "unsettled": self._settling.pending,
             "store_blocked": self._settling.is_blocked,
             "busy": [
-                {**lane.destination._asdict(), "active": lane.active, "waiting": len(lane.ready)}
-                for lane in lanes
-                if lane.active or lane.ready
+                {**lane.destination._asdict(), "active": lane.active, "waiting": len(lane.ready)} for lane in lanes if lane.active or lane.ready
             ],
             "backed_off": [
                 {
@@ -180,7 +178,7 @@ class Dispatcher:
     def _take(self, job: Job) -> bool:
         """Make a job ready, or settle it if its destination is backed off, or leave it to the store."""
         lane = self._lanes.get(job.destination)
-        if self._is_stopping:
+        if self._is_stopping or not job.destination.gateway:  # what is not routed yet is routed when it is read
             self._put_back(job)
         elif lane.failures and lane.said and self._clock.seconds() < lane.blocked_until:
             self._pass_over(job, {queued.recipient.address: lane.said for queued in job.parcel.queued})

@@ -32,8 +32,9 @@ class Telling:
     randomness: Random
 
     async def notices(self, parcel: Parcel, reports: Sequence[Report]) -> list[Told]:
-        """One DSN for each kind of action, with all recipients concerned. One that no route wants, or whose route does not work
-        now, is queued all the same: it is routed again before its first attempt.
+        """One DSN for each kind of action, with all recipients concerned.
+
+        One that no route wants, or whose route does not work now, is queued all the same: it is routed again before an attempt.
         """
         told = []
         for kind in _KINDS:
