@@ -83,6 +83,10 @@ class Desk:
         """Close the connection."""
         self._database.close()
 
+    def interrupt(self) -> None:
+        """End what another thread is asking at this moment: it raises StoreUnavailable."""
+        self._database.interrupt()
+
     def find(self, selection: Selection) -> Sequence[Entry]:
         """See `IQueueDesk`."""
         condition, values = selecting(selection)

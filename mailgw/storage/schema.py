@@ -92,10 +92,7 @@ _TABLES = (
 ENVELOPE_COLUMNS = (
     "arrived, sender_local_part, sender_domain, body, smtputf8, requiretls, ret, envid, session, listener, client_ip, helo, login, tags"
 )
-INSERT_MESSAGE = (
-    f"INSERT INTO message(id, first, last, filed, size, added, original, {ENVELOPE_COLUMNS})"
-    f" VALUES({', '.join('?' * 21)})"
-)
+INSERT_MESSAGE = f"INSERT INTO message(id, first, last, filed, size, added, original, {ENVELOPE_COLUMNS}) VALUES({', '.join('?' * 21)})"
 RECIPIENT_COLUMNS = "local_part, domain, notify, orcpt"
 INSERT_RECIPIENT = f"INSERT INTO recipient(id, message, destination, state, due, reason, {RECIPIENT_COLUMNS}) VALUES({', '.join('?' * 10)})"
 

@@ -8,6 +8,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,8 +126,12 @@ class SqliteStore:
             raise translated(problem, where.path) from problem
         try:
             database = connect(where.database)
-            database.execute(_SWEEP_DESTINATIONS)
-            store = cls(where, database, reactor)
+            try:
+                database.execute(_SWEEP_DESTINATIONS)
+                store = cls(where, database, reactor)
+            except Exception:
+                database.close()
+                raise
         except Exception as problem:
             where.disown()
             raise translated(problem, where.database) from problem
@@ -139,13 +144,16 @@ class SqliteStore:
         return self._folder.incoming
 
     async def close(self) -> None:
-        """Commit everything that is waiting, then give the folder back."""
+        """Commit everything that is waiting, then give the folder back. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
-        await self._writer.close()
+        written = self._writer.close()
+        # The reader goes first: only a last connection that may write leaves no log behind.
+        self._desk.interrupt()
         self._readers.stop()
         self._desk.close()
+        await written
         self._folder.disown()
 
     # ── IQueueStore ──
@@ -276,7 +284,7 @@ class SqliteStore:
         self._writer.after_commit(partial(leases.end, settled))
         self._settled += 1
         if self._settled % _TIDY_EVERY == 0:
-            self._tidy()
+            self._writer.after_commit(self._tidy)
         notices = [notice for _, notices in items for notice in notices]
         if not notices:
             return [()] * len(items)
@@ -335,13 +343,6 @@ class SqliteStore:
             self._database.execute(_RETRY, (numbers,))
         return len(told), found[-1][0] if len(found) == _TELL_AT_ONCE else -1
 
-    def _tidy(self) -> None:
-        """Give some of the room that a passed crowd took back to the file system, when more than half is free."""
-        (free,) = self._database.execute("PRAGMA freelist_count").fetchone()
-        (pages,) = self._database.execute("PRAGMA page_count").fetchone()
-        if free > max(pages // 2, 2 * _TIDY_PAGES):
-            self._database.execute(f"PRAGMA incremental_vacuum({_TIDY_PAGES})").fetchall()
-
     def _destination(self, destination: Destination) -> int:
         number = self._destinations.get(destination)
         if number is None:
@@ -363,6 +364,15 @@ class SqliteStore:
         self._sweep_at = max(_FEW_DESTINATIONS, 2 * len(self._destinations))
 
     # ── In the writer's thread, between transactions ──
+
+    def _tidy(self) -> None:
+        """Give some of the room that a passed crowd took back to the file system, when more than half is free."""
+        with suppress(sqlite3.Error):  # it is only a kindness, and is tried again
+            (free,) = self._database.execute("PRAGMA freelist_count").fetchone()
+            (pages,) = self._database.execute("PRAGMA page_count").fetchone()
+            if free > max(pages // 2, 2 * _TIDY_PAGES):
+                # `execute` would stop after the first page.
+                self._database.executescript(f"PRAGMA incremental_vacuum({_TIDY_PAGES})")
 
     def _waiting(self) -> Mapping[Destination, float]:
         waiting: dict[Destination, float] = {}
