@@ -116,8 +116,8 @@ class Mx:
             return hops[: self.max_addresses]
         if failed:
             raise failed
-        what = "none of the mail servers of" if records else "the domain"
-        raise _NoWay(never(Reply(550, "5.4.4", f"{what} {domain} has an address")))
+        what = f"none of the mail servers of {domain} has an address" if records else f"{domain} has neither mail servers nor an address"
+        raise _NoWay(never(Reply(550, "5.4.4", what)))
 
 
 def by_preference(records: Iterable[tuple[int, str]], ourselves: str, dice: Random) -> list[str]:
