@@ -20,7 +20,7 @@ from mailgw.given import given_interface
 from mailgw.problems import Place, Report, nearest
 from mailgw.values.secret import Secret
 
-__all__ = ["DERIVED", "Context", "Network", "Part", "convert", "fill", "make", "settings_of", "type_name"]
+__all__ = ["CREDENTIALS", "DERIVED", "Context", "Network", "Part", "convert", "fill", "make", "settings_of", "type_name"]
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -214,6 +214,9 @@ def _convert_table(value: Any, kind: Any, context: Context) -> dict[str, Any]:
     return table
 
 
+CREDENTIALS = "/run/credentials/mailgw.service"
+"""Where systemd puts our credentials: for a check outside of the service, which has no $CREDENTIALS_DIRECTORY."""
+
 _HOW_TO_WRITE = 'write a secret as { file = "..." }, { env = "..." } or { credential = "..." }'
 
 
@@ -229,12 +232,9 @@ def _secret(value: Any, context: Context) -> Secret:
             raise _Wrong(((), f"environment variable {name} is not set"))
         return Secret(variable=name)
     if kind == "credential":
-        directory = os.environ.get("CREDENTIALS_DIRECTORY")
-        if not directory:
-            raise _Wrong(((), f'credential "{name}" cannot be read: CREDENTIALS_DIRECTORY is not set; is mailgw started by systemd?'))
         if "/" in name or name in (".", ".."):
             raise _Wrong(((), f'"{name}" is no name of a credential'))
-        return Secret(path=Path(directory) / name)
+        return Secret(path=Path(os.environ.get("CREDENTIALS_DIRECTORY") or CREDENTIALS) / name)
     raise _Wrong(((), _HOW_TO_WRITE))
 
 

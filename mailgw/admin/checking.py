@@ -1,0 +1,147 @@
+"""What `mailgw check` verifies: the configuration itself, all that it names outside of itself, and who may relay."""
+
+import os
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from attrs import frozen
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from mailgw.assemble import House, Parts, load
+from mailgw.config.matrix import Cell, relay_matrix
+from mailgw.config.model import Configuration, Tls
+from mailgw.problems import BadConfiguration, Place, Problem, Report
+from mailgw.settings import CREDENTIALS
+
+__all__ = ["Checked", "check"]
+
+_EXPIRES_SOON = timedelta(days=14)
+
+
+@frozen
+class Checked:
+    """What was found: problems by line, and the relay matrix, which is empty where the configuration cannot be used."""
+
+    problems: tuple[Problem, ...]
+    matrix: tuple[Cell, ...]
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether mailgw would start with it: there may be warnings, but no errors."""
+        return all(problem.severity != "error" for problem in self.problems)
+
+
+def check(path: Path, house: House, now: datetime | None = None) -> Checked:
+    """Check a configuration file without using the network. ``house``: providers for `given` fields; ``now``: for expiry, aware."""
+    configuration: Configuration | None
+    parts: Parts | None = None
+    problems: tuple[Problem, ...]
+    try:
+        configuration, parts = load(path, house)
+        problems = parts.warnings
+    except BadConfiguration as bad:
+        configuration, problems = bad.rest, bad.problems
+    if configuration is None:
+        return Checked(problems, ())
+    report = configuration.report()
+    for name, tls in configuration.tls.items():
+        _check_certificate(tls, ("tls", name), configuration, now or datetime.now(UTC), report)
+    _check_folder(configuration.server.state, ("server", "state"), report)
+    _check_folder(configuration.admin.socket.parent, ("admin", "socket"), report)
+    _check_use(configuration, report)
+    matrix = relay_matrix(configuration, parts.rules) if parts else ()
+    together = dict.fromkeys([*problems, *report.problems])
+    return Checked(tuple(sorted(together, key=lambda problem: problem.line)), matrix)
+
+
+def _check_certificate(tls: Tls, at: Place, configuration: Configuration, now: datetime, report: Report) -> None:
+    chain: list[x509.Certificate] = []
+    try:
+        chain = x509.load_pem_x509_certificates(tls.certificate.read_bytes())
+    except OSError as problem:
+        report.error((*at, "certificate"), f"{tls.certificate}: {problem.strerror}")
+    except ValueError:
+        report.error((*at, "certificate"), f"{tls.certificate} holds no certificate in PEM form")
+    for certificate in chain:
+        if certificate.not_valid_after_utc <= now:
+            report.error((*at, "certificate"), f"{_subject(certificate)} expired on {certificate.not_valid_after_utc:%Y-%m-%d}")
+        elif certificate.not_valid_before_utc > now:
+            report.error((*at, "certificate"), f"{_subject(certificate)} is valid only from {certificate.not_valid_before_utc:%Y-%m-%d}")
+        elif certificate.not_valid_after_utc <= now + _EXPIRES_SOON:
+            report.warning((*at, "certificate"), f"{_subject(certificate)} expires on {certificate.not_valid_after_utc:%Y-%m-%d}")
+    if chain and not _covers(chain[0], configuration.server.hostname):
+        report.warning((*at, "certificate"), f"does not cover our name, {configuration.server.hostname}")
+    _check_key(tls, chain, (*at, "key"), report)
+
+
+def _check_key(tls: Tls, chain: list[x509.Certificate], at: Place, report: Report) -> None:
+    try:
+        secret = tls.key.read()
+    except OSError as problem:
+        text = f"{tls.key}: {problem.strerror or problem}"
+        is_outside = "CREDENTIALS_DIRECTORY" not in os.environ
+        if is_outside and tls.key.path is not None and tls.key.path.is_relative_to(CREDENTIALS):
+            report.warning(at, f"{text}; systemd's credentials can be checked only while the service runs")
+        else:
+            report.error(at, text)
+        return
+    try:
+        # No error text of the parser is shown: it might repeat what it read.
+        key = load_pem_private_key(secret, None)
+    except TypeError:
+        report.error(at, "is protected by a password: mailgw needs it without one")
+        return
+    except ValueError:
+        report.error(at, f"{tls.key} holds no private key in PEM form")
+        return
+    if chain:
+        publics = (key.public_key(), chain[0].public_key())
+        if len({public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for public in publics}) > 1:
+            report.error(at, f"does not belong to the first certificate in {tls.certificate}")
+
+
+def _subject(certificate: x509.Certificate) -> str:
+    return f"the certificate of {certificate.subject.rfc4514_string() or 'nobody'}"
+
+
+def _covers(certificate: x509.Certificate, hostname: str) -> bool:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
+    except x509.ExtensionNotFound:
+        return False
+    wildcard = f"*.{hostname.partition('.')[2]}"  # RFC 9525 §6.3: a whole left-most label
+    return any(name.lower() in (hostname, wildcard) for name in names)
+
+
+def _check_folder(folder: Path, at: Place, report: Report) -> None:
+    """It can be written to, or it can be made."""
+    nearest = folder
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        report.error(at, f"{nearest} is not a folder")
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        what = "cannot be written to" if nearest == folder else f"does not exist, and cannot be made in {nearest}"
+        report.error(at, f"{folder} {what}, as this user")
+
+
+def _check_use(configuration: Configuration, report: Report) -> None:
+    """Tables that nothing refers to, listeners that take no mail."""
+    listeners = configuration.listen.values()
+    _unused("policy", configuration.policy, {name for one in listeners for name in one.policies}, "no listener", report)
+    _unused("tls", configuration.tls, {one.tls for one in listeners}, "no listener", report)
+    if not any(rule.part or rule.table for rule in configuration.route):  # these may name any gateway
+        _unused("gateway", configuration.gateway, {rule.gateway for rule in configuration.route}, "no route", report)
+    for name, listener in configuration.listen.items():
+        if not any(name in rule.on for rule in configuration.permit):
+            report.warning(("listen", name), "takes no mail at all: no [[permit]] is on it")
+        elif listener.kind == "submission" and not listener.accounts:
+            report.warning(("listen", name), "takes no mail at all: it has no accounts, so nobody can log in")
+
+
+def _unused(table: str, names: Iterable[str], used: set[str], by: str, report: Report) -> None:
+    for name in names:
+        if name not in used:
+            report.warning((table, name), f"is not used: {by} names it")
