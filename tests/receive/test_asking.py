@@ -144,12 +144,13 @@ def test_no_combination_of_policies_relays_what_the_permit_rules_refuse(opinions
 
 
 def test_what_policies_add_goes_with_the_message():
+    seen = HeaderField("X-Seen", "yes,\r\n indeed")
     server = MemoryServer(
         permits=[OURS],
         policies=[
             policy("connect", lambda facts: proceed(tags={"known"})),
             policy("mail", lambda facts: proceed(tags={"vip"}) if "known" in facts.tags else reject("unknown")),
-            policy("data", lambda facts: proceed(headers=(HeaderField("X-Seen", "yes,\r\n indeed"),)) if "vip" in facts.tags else reject("x")),
+            policy("data", lambda facts: proceed(headers=(seen,)) if "vip" in facts.tags else reject("x")),
         ],
     )
     assert deliver(server).startswith("250 ")
@@ -206,6 +207,7 @@ def test_policies_are_asked_in_order_until_one_refuses():
 
         return policy("mail", answer)
 
-    server = MemoryServer(permits=[OURS], policies=[opinion("first", proceed()), opinion("second", reject("no")), opinion("third", proceed())])
+    opinions = [opinion("first", proceed()), opinion("second", reject("no")), opinion("third", proceed())]
+    server = MemoryServer(permits=[OURS], policies=opinions)
     deliver(server)
     assert asked == ["first", "second"]
