@@ -329,7 +329,8 @@ contents = st.one_of(
 def test_whatever_comes_back_the_report_is_whole(content, said, envid, ret, smtputf8, action):
     envelope = an_envelope(ret=ret, smtputf8=smtputf8, envid=envid)
     reports = [
-        report(reply=Reply(550, "5.0.0", words), orcpt=orcpt, peer=peer, expired=expired, action=action) for words, orcpt, peer, expired in said
+        report(reply=Reply(550, "5.0.0", words), orcpt=orcpt, peer=peer, expired=expired, action=action)
+        for words, orcpt, peer, expired in said
     ]
     made = dsn(envelope, content, reports)
     raw = made.content.read()
