@@ -2,18 +2,21 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from attrs import asdict
 
+from mailgw.admin.checking import check as inspect
 from mailgw.admin.options import speaking, with_json
 from mailgw.admin.queue_commands import queue
 from mailgw.admin.speaking import Speaker
+from mailgw.admin.still_house import still_house
 from mailgw.admin.tables import Column, Printer, readable_age
 from mailgw.components import Listing, catalogue
+from mailgw.config.matrix import Cell
 
 __all__ = ["main"]
 
@@ -26,7 +29,7 @@ Exit status:
 
 \b
 The configuration is the first of --config, $MAILGW_CONFIG, /etc/mailgw/mailgw.toml;
-without any, the demo's folder ./demo.
+without any, the demo's ./demo/mailgw.toml.
 
 \b
 Completion, for bash (zsh and fish likewise):
@@ -51,6 +54,45 @@ def main(speaker: Speaker, config: Path | None, socket: Path | None) -> None:
 
 
 main.add_command(queue)
+
+
+@main.command()
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@with_json
+@speaking
+def check(speaker: Speaker, file: Path | None) -> None:
+    """Check the configuration, or FILE: report all that is wrong with it, then show who may send where.
+
+    Warnings alone do not fail: the exit status is 0.
+    """
+    path = file or speaker.configuration()
+    checked = inspect(path, still_house())
+    if speaker.as_json:
+        problems = [asdict(problem) for problem in checked.problems]
+        speaker.out.json({"file": str(path), "ok": checked.is_usable, "problems": problems, "matrix": [asdict(c) for c in checked.matrix]})
+    else:
+        for problem in checked.problems:
+            for line in str(problem).split("\n"):
+                speaker.err.line(line)
+        if checked.is_usable:
+            tell_matrix(speaker.out, checked.matrix)
+            speaker.out.line(f"{path}: ok")
+    if not checked.is_usable:
+        sys.exit(2)
+
+
+def tell_matrix(out: Printer, matrix: Sequence[Cell]) -> None:
+    """Print the relay matrix: a row for each listener and kind of client."""
+    rows: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for cell in matrix:
+        rows.setdefault((cell.listener, cell.client), {"permitted": [], "unknown": [], "no": []})[cell.answer].append(cell.recipient)
+    titles = {"permitted": "May send to", "unknown": "Cannot be said of", "no": "Not to"}
+    shown = [answer for answer in titles if answer != "unknown" or any(row["unknown"] for row in rows.values())]
+    out.table(
+        [Column("Listener"), Column("Client"), *(Column(titles[answer], folds=True) for answer in shown)],
+        [(*key, *(", ".join(row[answer]) or "-" for answer in shown)) for key, row in rows.items()],
+    )
+    out.line("")
 
 
 @main.command()

@@ -36,9 +36,14 @@ class Speaker:
         """Where answers go."""
         return Printer.of(sys.stdout)
 
+    @property
+    def err(self) -> Printer:
+        """Where all else goes."""
+        return Printer.of(sys.stderr)
+
     def note(self, text: str) -> None:
-        """Say something beside the answer, on standard error."""
-        Printer.of(sys.stderr).line(f"mailgw: {text}")
+        """Say something beside the answer."""
+        self.err.line(f"mailgw: {text}")
 
     def failed(self, kind: str, text: object) -> click.exceptions.Exit:
         """Say that it failed: as text on standard error, or as ``{"error": {"kind", "text"}}`` on standard output.
@@ -51,6 +56,13 @@ class Speaker:
             for line in str(text).split("\n"):
                 self.note(line)
         return click.exceptions.Exit(CODES.get(kind, 3))
+
+    def configuration(self) -> Path:
+        """The path of the configuration. Raises Exit."""
+        try:
+            return whereabouts.find_configuration(self.config, os.environ)
+        except whereabouts.NoConfiguration as problem:
+            raise self.failed("configuration", problem) from None
 
     def where(self) -> whereabouts.Whereabouts:
         """Where the daemon is. Raises Exit."""

@@ -99,29 +99,34 @@ class Printer:
             print(f"{name:{width}}  {value}".rstrip(), file=self.file)
 
     def tree(self, data: Mapping[str, Any], heading: str = "") -> None:
-        """Plain data as it comes: values as pairs, lists of objects as tables, objects below their name."""
+        """Plain data as it comes: values as pairs, several objects as a table, other objects below their name."""
         self.pairs((_words(key), value) for key, value in data.items() if not isinstance(value, Mapping | list))
         for key, value in data.items():
             name = f"{heading} {_words(key)}".strip()
-            if isinstance(value, Mapping) and value:
-                self.line(f"\n{name}")
-                self.tree(value, name)
-            elif isinstance(value, list) and value:
-                self.line(f"\n{name}")
-                self._list(value)
+            if isinstance(value, Mapping | list) and value:
+                self.line("")
+                self.line(f"{name}:")
+                self._below(value, name)
+
+    def _below(self, value: Mapping[str, Any] | list[Any], name: str) -> None:
+        if isinstance(value, Mapping) and all(isinstance(one, Mapping) for one in value.values()):
+            self._objects([{"name": key, **one} for key, one in value.items()])
+        elif isinstance(value, Mapping):
+            self.tree(value, name)
+        elif all(isinstance(one, Mapping) for one in value):
+            self._objects(value)
+        else:
+            for one in value:
+                self.line(f"  {one}")
+
+    def _objects(self, values: Sequence[Mapping[str, Any]]) -> None:
+        keys = list(dict.fromkeys(key for value in values for key in value))
+        self.table([Column(_words(key), folds=True) for key in keys], [[_cell(value.get(key, "")) for key in keys] for value in values])
 
     def json(self, data: object) -> None:
         """The data as JSON, in ASCII without any control character."""
         text = json.dumps(data, indent=2).replace("\x7f", "\\u007f")
         print(text, file=self.file)
-
-    def _list(self, values: list[Any]) -> None:
-        if all(isinstance(value, Mapping) for value in values):
-            keys = list(dict.fromkeys(key for value in values for key in value))
-            self.table([Column(_words(key), folds=True) for key in keys], [[value.get(key, "") for key in keys] for value in values])
-        else:
-            for value in values:
-                self.line(f"  {value}")
 
     def _plain(self, columns: Sequence[Column], cells: list[list[str]]) -> None:
         lines = [[column.title.upper() for column in columns], *cells]
@@ -144,3 +149,7 @@ class Printer:
 
 def _words(key: str) -> str:
     return key.replace("_", " ")
+
+
+def _cell(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -7,11 +7,11 @@ from typing import Any
 
 from attrs import frozen
 
-__all__ = ["NoConfiguration", "Whereabouts", "find"]
+__all__ = ["NoConfiguration", "Whereabouts", "find", "find_configuration"]
 
 VARIABLE = "MAILGW_CONFIG"
 SYSTEM = Path("/etc/mailgw/mailgw.toml")
-DEMO = Path("demo")
+DEMO = Path("demo/mailgw.toml")
 
 
 class NoConfiguration(Exception):
@@ -20,40 +20,52 @@ class NoConfiguration(Exception):
 
 @frozen
 class Whereabouts:
-    """What could be found out; ``configuration`` is None for the demo, ``state`` when only the socket was given."""
+    """What could be found out; where only the socket was given, the others are None."""
 
-    configuration: Path | None
-    state: Path | None
     socket: Path
+    configuration: Path | None = None
+    state: Path | None = None
+
+
+def find_configuration(config: Path | None, environment: Mapping[str, str]) -> Path:
+    """The first of ``--config``, ``$MAILGW_CONFIG``, /etc/mailgw/mailgw.toml and ./demo/mailgw.toml. Raises NoConfiguration."""
+    if config is not None:
+        return config
+    if environment.get(VARIABLE):
+        return Path(environment[VARIABLE])
+    for path in (SYSTEM, DEMO):
+        if path.exists():
+            return path
+    raise NoConfiguration(f"no configuration: say --config FILE or set {VARIABLE}; there is no {SYSTEM} and no demo in ./{DEMO.parent}")
 
 
 def find(config: Path | None, socket: Path | None, environment: Mapping[str, str]) -> Whereabouts:
-    """Look at ``--config``, ``$MAILGW_CONFIG``, /etc/mailgw/mailgw.toml, then at the demo's folder ./demo.
+    """Find the daemon; ``socket`` goes before what the configuration says.
 
     Only two keys of the configuration are read here, whatever else is wrong with it: an operator must reach a running
     daemon while he is editing. Raises NoConfiguration.
     """
-    named = config or (Path(environment[VARIABLE]) if environment.get(VARIABLE) else None)
-    path = named or (SYSTEM if SYSTEM.exists() else None)
-    if path is None and DEMO.is_dir():
-        return Whereabouts(None, DEMO, socket or DEMO / "admin.sock")
-    if path is None and socket:
-        return Whereabouts(None, None, socket)
-    if path is None:
-        raise NoConfiguration(f"no configuration: say --config FILE or set {VARIABLE}; there is no {SYSTEM} and no demo in ./{DEMO}")
     try:
-        with path.open("rb") as file:
-            said = tomllib.load(file)
-    except (OSError, ValueError) as problem:
-        if socket:
-            return Whereabouts(path, None, socket)
-        reason = problem.strerror if isinstance(problem, OSError) else problem
-        raise NoConfiguration(f"{path}: {reason}; with --socket PATH a running daemon can be reached without it") from problem
+        path = find_configuration(config, environment)
+        said = _read(path)
+    except NoConfiguration:
+        if socket is None:
+            raise
+        return Whereabouts(socket)
     state, own = _path(path, said, "server", "state"), _path(path, said, "admin", "socket")
     place = socket or own or (state / "admin.sock" if state else None)
     if place is None:
         raise NoConfiguration(f"{path} says neither [server] state nor [admin] socket")
-    return Whereabouts(path, state, place)
+    return Whereabouts(place, path, state)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except (OSError, ValueError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else problem
+        raise NoConfiguration(f"{path}: {reason}; with --socket PATH a running daemon can be reached without it") from problem
 
 
 def _path(configuration: Path, said: Mapping[str, Any], table: str, key: str) -> Path | None:
