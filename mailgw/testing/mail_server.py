@@ -6,9 +6,10 @@ from typing import Any
 from attrs import define, field, frozen
 from twisted.internet.protocol import Factory, Protocol
 
-__all__ = ["DROP", "SILENCE", "MailServer", "Taken"]
+__all__ = ["BROKEN", "DROP", "SILENCE", "MailServer", "Taken"]
 
 DROP = "drop"  # in ``replies``: close the connection instead of answering
+BROKEN = "broken"  # as ``tls``: agree to STARTTLS, then speak something else
 SILENCE = "silence"  # in ``replies``: say nothing
 
 _OFFERS = ("PIPELINING", "8BITMIME", "SIZE 100000000", "ENHANCEDSTATUSCODES")
@@ -36,7 +37,7 @@ class MailServer(Factory):
     replies: Mapping[str, str | list[str]] = field(factory=dict)
     offers: tuple[str, ...] = _OFFERS
     lmtp: bool = False
-    tls: Any = None  # a context factory for STARTTLS
+    tls: Any = None  # an IOpenSSLServerConnectionCreator for STARTTLS, or `BROKEN`
     heard: list[str] = field(factory=list)  # all commands
     taken: list[Taken] = field(factory=list)
     sessions: list[Any] = field(factory=list)
@@ -76,6 +77,9 @@ class _Session(Protocol):
         self._say("greeting", "220 mail.example ready")
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802
+        if data.startswith(b"\x16\x03") and not self.in_tls:  # the beginning of a TLS handshake
+            self.transport.write(b"no TLS here\r\n")  # type: ignore[union-attr]
+            return
         self._buffer += data
         while self._buffer:
             if self._content is not None:
@@ -129,8 +133,10 @@ class _Session(Protocol):
                 self._say(line, "221 2.0.0 bye")
                 self.transport.loseConnection()  # type: ignore[union-attr]
             case "STARTTLS":
-                if self._say(line, "220 2.0.0 go ahead").startswith("2"):
-                    self.in_tls = True
+                if not self._say(line, "220 2.0.0 go ahead").startswith("2"):
+                    return
+                self.in_tls = self._server.tls != BROKEN
+                if self.in_tls:
                     self.transport.startTLS(self._server.tls)  # type: ignore[union-attr]
             case _:
                 self._say(line, "250 2.0.0 ok")
