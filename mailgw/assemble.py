@@ -59,17 +59,22 @@ class Parts:
 
 def load(path: Path, house: House) -> tuple[Configuration, Parts]:
     """Read a configuration and build its parts. Raises BadConfiguration with the problems of both."""
+    bad: BadConfiguration | None = None
     try:
         configuration = read(path)
-    except BadConfiguration as bad:
-        if bad.rest is None:
+    except BadConfiguration as caught:
+        if caught.rest is None:
             raise
-        try:
-            build_parts(bad.rest, house)
-        except BadConfiguration as more:
-            raise BadConfiguration(bad.problems + more.problems) from None
-        raise
-    return configuration, build_parts(configuration, house)
+        bad, configuration = caught, caught.rest
+    try:
+        parts = build_parts(configuration, house)
+    except BadConfiguration as more:
+        if bad is None:
+            raise
+        raise BadConfiguration(bad.problems + more.problems, configuration) from None
+    if bad is not None:
+        raise bad
+    return configuration, parts
 
 
 def build_parts(configuration: Configuration, house: House) -> Parts:
@@ -117,7 +122,7 @@ class _Building:
         routes = tuple(rule for one in configuration.route if (rule := self.route(one)) is not None)
         find_open_relays(configuration, relay, self.report)
         if self.report.errors:
-            raise BadConfiguration(self.report.errors)
+            raise BadConfiguration(self.report.problems, configuration)
         return Parts(
             rules=rules,
             routing=Routing(routes, frozenset(name for name, one in gateways.items() if IDomainGateway.providedBy(one))),

@@ -77,11 +77,16 @@ class _Candidate:
                 if isinstance(problem, KeyboardInterrupt):
                     raise
                 text = f'component "{self.name}" ({self.door}) cannot be imported: {_one_line(problem)}'
-                raise BadComponent(text, traceback.format_exc()) from None
+                raise BadComponent(text, _traceback(problem)) from None
             cls = found
         if not (isinstance(cls, type) and attrs.has(cls)):
             raise BadComponent(f'component "{self.name}" ({self.door}) is not an attrs class')
         return cls
+
+
+def _traceback(problem: BaseException) -> str:
+    problem.__context__ = None  # what mailgw itself was handling is not part of the story
+    return "".join(traceback.format_exception(problem))
 
 
 def _one_line(problem: BaseException) -> str:
@@ -106,7 +111,7 @@ def _drop_ins() -> Iterator[_Candidate | BadComponent]:
         except BaseException as problem:
             if isinstance(problem, KeyboardInterrupt):
                 raise
-            yield BadComponent(f"drop-in {module.name} cannot be imported: {_one_line(problem)}", traceback.format_exc())
+            yield BadComponent(f"drop-in {module.name} cannot be imported: {_one_line(problem)}", _traceback(problem))
             continue
         for found in list(contents.values()):
             if IPlugin.providedBy(found) and IComponentFactory.providedBy(found):
@@ -188,7 +193,7 @@ def build(
         report.error(part.at, _said(problem))
         return None
     except Exception as problem:
-        report.error(at, f'component "{part.type}" cannot be made: {_one_line(problem)}', of=part.at, detail=traceback.format_exc())
+        report.error(at, f'component "{part.type}" cannot be made: {_one_line(problem)}', of=part.at, detail=_traceback(problem))
         return None
     for contract in [interface for interface in interfaces if interface.implementedBy(cls)]:
         try:

@@ -122,18 +122,17 @@ def _quoted(value: Any) -> str:
 
 def _read(value: Any, parse: Callable[[str], Any]) -> Any:
     if not isinstance(value, str):
-        hint = ""
         if type(value) in (int, float):
             try:
                 parse(str(value))
             except ValueError as problem:  # says how it is written: a bare number lacks its unit
-                hint = f": {problem}"
-        raise _Wrong(((), f"{_quoted(value)} is not a string{hint}"))
+                raise _Wrong(((), str(problem))) from None
+        raise _Wrong(((), f"{_quoted(value)} is not a string"))
     try:
         return parse(value)
     except ValueError as problem:
         text = str(problem)
-        raise _Wrong(((), text if value in text else f'"{value}": {text}')) from None
+        raise _Wrong(((), text if value and value in text else f'"{value}": {text}')) from None
 
 
 def _convert_union(value: Any, kinds: tuple[Any, ...], context: Context) -> Any:

@@ -211,7 +211,7 @@ class _Reading:
                 try:
                     known.add(parse(text))
                 except ValueError as problem:
-                    self.report.error(place, str(problem) if text in str(problem) else f'"{text}": {problem}')
+                    self.report.error(place, str(problem) if text and text in str(problem) else f'"{text}": {problem}')
         return frozenset(known)
 
     def accounts(self) -> None:
@@ -228,8 +228,8 @@ class _Reading:
             chain = self.ancestors(name, tables)
             for ancestor in chain:
                 present |= tables[ancestor].keys()
-            if "like" in table and not chain:
-                present |= {"kind", "endpoint"}  # what it is like is not there, and has been reported
+            if "like" in tables[chain[-1] if chain else name]:
+                present |= {"kind", "endpoint"}  # what it is like is not there, which is reported
             own[name] = fill(Listener, table, ("listen", name), self.context, self.report, has=present)
         for name in tables:
             values: dict[str, Any] = {}
@@ -245,16 +245,15 @@ class _Reading:
         chain: list[str] = []
         at = name
         while (like := tables[at].get("like")) is not None:
-            problem = ""
             if not isinstance(like, str):
                 break  # reported as no string
             if like not in tables:
-                problem = f"there is no [listen.{like}]{nearest(like, tables)}"
-            elif like == name or like in chain:
-                problem = f'"{like}" is like this one: say at one of them what they are'
-            if problem:
                 if at == name and not quietly:
-                    self.report.error(("listen", name, "like"), problem)
+                    self.report.error(("listen", name, "like"), f"there is no [listen.{like}]{nearest(like, tables)}")
+                break
+            if like == name or like in chain:
+                if like == name and not quietly:
+                    self.report.error(("listen", name, "like"), "leads back to this one: one of them must say what they are")
                 break
             chain.append(like)
             at = like
