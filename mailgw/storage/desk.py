@@ -16,13 +16,14 @@ from mailgw.values.content import Content
 from mailgw.values.delivery import Destination
 from mailgw.values.ledger import Entry, Selection, State
 
-__all__ = ["Desk", "read_only_desk", "selecting", "teach_folding"]
+__all__ = ["TABLES", "Desk", "read_only_desk", "selecting", "teach_folding"]
 
+# CROSS JOIN keeps this order: recipients by number, and the wide message rows only of those that match so far.
+TABLES = "recipient r CROSS JOIN destination d ON d.id = r.destination CROSS JOIN message m ON m.id = r.message"
 _FIND = """
     SELECT r.message, r.id, m.sender_local_part, m.sender_domain, r.local_part, r.domain, d.gateway, d.next_hop, r.state,
            m.arrived, r.due, r.attempts, m.size + length(m.added), r.reply, m.session, r.reason
-    FROM recipient r JOIN message m ON m.id = r.message JOIN destination d ON d.id = r.destination
-    WHERE {condition} ORDER BY r.id LIMIT ?"""
+    FROM {tables} WHERE {condition} ORDER BY r.id LIMIT ?"""
 _CONTENT = "SELECT original, size, added FROM message WHERE id = ?"
 _COUNT = "SELECT destination, state, count(*), min(message) FROM recipient INDEXED BY queue GROUP BY destination, state"
 _DESTINATION = "SELECT gateway, next_hop FROM destination WHERE id = ?"
@@ -30,7 +31,7 @@ _ARRIVED = "SELECT arrived FROM message WHERE id = ?"
 
 
 def selecting(selection: Selection) -> tuple[str, list[Any]]:
-    """A selection as an SQL condition on ``recipient r``, ``message m`` and ``destination d``, and its parameters."""
+    """A selection as an SQL condition on `TABLES`, and its parameters."""
     matching = Matching.of(selection)
     terms: list[str] = ["1"]
     values: list[Any] = []
@@ -90,7 +91,9 @@ class Desk:
     def find(self, selection: Selection) -> Sequence[Entry]:
         """See `IQueueDesk`."""
         condition, values = selecting(selection)
-        return [self._entry(*row) for row in self._rows(_FIND.format(condition=condition), (*values, max(selection.limit, 0)))]
+        return [
+            self._entry(*row) for row in self._rows(_FIND.format(tables=TABLES, condition=condition), (*values, max(selection.limit, 0)))
+        ]
 
     def content(self, message: int) -> Content | None:
         """See `IQueueDesk`."""

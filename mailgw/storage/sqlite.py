@@ -19,8 +19,8 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
-from mailgw.interfaces import IQueueDesk, IQueueStore
-from mailgw.storage.desk import Desk, selecting, teach_folding
+from mailgw.interfaces import IQueueDesk, IQueueStore, StoreUnavailable
+from mailgw.storage.desk import TABLES, Desk, selecting, teach_folding
 from mailgw.storage.folder import Folder
 from mailgw.storage.leases import Leases
 from mailgw.storage.schema import (
@@ -74,15 +74,14 @@ _REMOVE_MESSAGES = f"DELETE FROM message WHERE id IN {_THESE}"  # noqa: S608
 _SETTLE = """
     UPDATE recipient SET state = ?, reply = ?, peer = ?, due = ?, attempts = ?, delay_told = ?, destination = coalesce(?, destination)
     WHERE id = ?"""
-_SELECTED = """
-    SELECT r.id, r.message FROM recipient r JOIN message m ON m.id = r.message JOIN destination d ON d.id = r.destination
-    WHERE {condition} AND r.state IN ({states}) AND r.id > ? ORDER BY r.id LIMIT ?"""
+_SELECTED = "SELECT r.id, r.message FROM {tables} WHERE {condition} AND r.state IN ({states}) AND r.id > ? AND r.id <= ? ORDER BY r.id"
+_PART = "SELECT id FROM recipient WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?"
 _RETRY = f"UPDATE recipient SET state = {_WAITING}, due = 0, reason = '' WHERE id IN {_THESE}"  # noqa: S608
 _HOLD = f"UPDATE recipient SET state = {_HELD}, reason = ? WHERE id IN {_THESE}"  # noqa: S608
 _DROP = f"UPDATE recipient SET state = {_DROPPED}, reason = ? WHERE id IN {_THESE}"  # noqa: S608
 
 _REACHED_BY = {Order.RETRY: f"{_WAITING}", Order.HOLD: f"{_WAITING}", Order.RELEASE: f"{_HELD}", Order.DROP: f"{_WAITING}, {_HELD}"}
-_TELL_AT_ONCE = 5000  # recipients in one transaction, so that mail need not wait long for an operator
+_TELL_AT_ONCE = 2000  # recipients looked at in one transaction, so that mail need not wait long for an operator
 _FEW_DESTINATIONS = 10_000  # up to here, unused ones are not worth a sweep
 _TIDY_EVERY = 1000  # settling transactions
 _TIDY_PAGES = 500  # given back to the file system at once
@@ -326,9 +325,11 @@ class SqliteStore:
         return [self._tell_some(*item) for item in items]
 
     def _tell_some(self, selection: Selection, order: Order, reason: str, after: int) -> tuple[int, int]:
+        part = self._database.execute(_PART, (after, _TELL_AT_ONCE - 1)).fetchone() if selection.message is None else None
+        upto = part[0] if part else self._last_recipient
         condition, values = selecting(selection)
-        statement = _SELECTED.format(condition=condition, states=_REACHED_BY[order])
-        found = self._database.execute(statement, (*values, after, _TELL_AT_ONCE)).fetchall()
+        statement = _SELECTED.format(tables=TABLES, condition=condition, states=_REACHED_BY[order])
+        found = self._database.execute(statement, (*values, after, upto)).fetchall()
         told = {recipient: message for recipient, message in found if recipient not in self._leases}
         numbers = json.dumps(list(told))
         if order is Order.HOLD:
@@ -341,7 +342,7 @@ class SqliteStore:
             self._database.execute(_DROP, (reason, numbers))  # those that have open siblings
         else:
             self._database.execute(_RETRY, (numbers,))
-        return len(told), found[-1][0] if len(found) == _TELL_AT_ONCE else -1
+        return len(told), upto if part else -1
 
     def _destination(self, destination: Destination) -> int:
         number = self._destinations.get(destination)
@@ -423,8 +424,9 @@ class SqliteStore:
 
     def _remove_strays(self, last_message: int) -> None:
         """Remove files that a crash left without a row; numbers above ``last_message`` are being given out now."""
-        numbers = [int(file.name) for file in self._folder.content.iterdir() if file.name.isdigit()]
-        old = [number for number in numbers if number <= last_message]
-        for start in range(0, len(old), 500):
-            for number in self._desk.missing(old[start : start + 500]):
-                self._folder.remove(number)
+        with suppress(OSError, StoreUnavailable):  # the next start tries again
+            numbers = [int(file.name) for file in self._folder.content.iterdir() if file.name.isdigit()]
+            old = [number for number in numbers if number <= last_message]
+            for start in range(0, len(old), 500):
+                for number in self._desk.missing(old[start : start + 500]):
+                    self._folder.remove(number)

@@ -317,6 +317,14 @@ class TestSqliteStore(QueueStoreContract):
         assert any("USING COVERING INDEX queue (destination=? AND state=?" in step for step in steps)
         assert not any("SCAN r" in step or "TEMP B-TREE" in step for step in steps)
 
+    def test_an_operator_s_search_reads_no_message_it_does_not_need(self, store):
+        from mailgw.storage import desk
+
+        condition, values = desk.selecting(Selection(gateway="internet", sender="anna@example.com", domain="example.org"))
+        statement = desk._FIND.format(tables=desk.TABLES, condition=condition)
+        plan = [step[3] for step in store._database.execute(f"EXPLAIN QUERY PLAN {statement}", (*values, 10)).fetchall()]
+        assert [step.split()[1] for step in plan] == ["r", "d", "m"]
+
 
 def test_the_pump_says_when_nothing_happens():
     class Never:
