@@ -209,6 +209,9 @@ class ClientSession:
         elif reply.is_permanent and reply.code != 521 and not self._lmtp and not self.encrypted:
             # RFC 5321 §3.2: an old server. (521 is RFC 7504: no mail at all.)
             self._say("helo", f"HELO {self._hostname}\r\n".encode())
+        elif self._lmtp and 500 <= reply.code <= 504:
+            # An SMTP server where LMTP was expected: a fault of the configuration, which must not bounce the mail.
+            self._refused(Reply(451, "4.5.1", f"server does not speak LMTP: {reply}"))
         else:
             self._refused(reply)
 

@@ -354,6 +354,12 @@ def test_no_session(script: str) -> None:
     assert talk.session.is_over
 
 
+def test_no_lmtp() -> None:
+    talk = play("S 220 hi\nC LHLO us.example\nS 502 5.5.2 unknown", shipment(), False, lmtp=True)
+    assert isinstance(talk.events[-1], Refused)
+    assert talk.events[-1].reply.is_transient
+
+
 def test_a_second_shipment_needs_rset_only_after_a_failure() -> None:
     talk = play(ehlo() + f"C {MAIL}~RCPT TO:<a@x.example>~DATA\nS 250 ok~250 ok~354 go\nC {BODY}\nS 250 ok", shipment(), False)
     talk.sent = b""
