@@ -1,7 +1,6 @@
 """``mailgw``: how the operator says it."""
 
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,7 +102,7 @@ def status(speaker: Speaker) -> None:
     answer = speaker.order("status")
     if speaker.as_json:
         return speaker.out.json(answer)
-    speaker.out.tree(readable(answer, time.time()))
+    speaker.out.tree(readable(answer, speaker.now))
     return None
 
 

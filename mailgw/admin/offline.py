@@ -1,6 +1,5 @@
 """What can be answered while no daemon runs: from the store's folder and from the configuration, without a reactor."""
 
-import time
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,15 +44,18 @@ class _LoneDesk:
 
 
 class StoreReader:
-    """The reading operations on a folder; a context manager. Making it raises Refusal where there is no queue."""
+    """The reading operations on a folder; a context manager. Making it raises Refusal where there is no queue.
 
-    def __init__(self, folder: Path) -> None:
+    ``now``: what selections by age are counted from, in POSIX seconds.
+    """
+
+    def __init__(self, folder: Path, now: float) -> None:
         try:
             self._desk = read_only_desk(folder)
         except StoreUnavailable as problem:
             raise Refusal("unavailable", str(problem)) from problem
         clock = Clock()
-        clock.advance(time.time())
+        clock.advance(now)
         self._reading = Reading(desk=_LoneDesk(self._desk), clock=clock)
 
     def __enter__(self) -> "StoreReader":

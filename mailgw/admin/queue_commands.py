@@ -47,7 +47,7 @@ def list_(speaker: Speaker, /, **said: Any) -> None:
         answer = ask("queue_list", selection=selected(**said))
     if speaker.as_json:
         return speaker.out.json({"source": source, **answer})
-    now = time.time()
+    now = speaker.now
     if not answer["entries"]:
         return speaker.out.line("nothing in the queue" if selected(**said) == {"limit": said["limit"]} else "nothing matches")
     speaker.out.table(
@@ -88,7 +88,7 @@ def show(speaker: Speaker, message: int, content: bool) -> None:
         answer = ask("queue_show", message=message)
     if speaker.as_json:
         return speaker.out.json({"source": source, **answer})
-    now = time.time()
+    now = speaker.now
     arrived = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(answer["arrived"]))
     speaker.out.pairs(
         [
@@ -135,7 +135,7 @@ def stats(speaker: Speaker, limit: int) -> None:
         answer = ask("queue_stats", limit=limit)
     if speaker.as_json:
         return speaker.out.json({"source": source, **answer})
-    now = time.time()
+    now = speaker.now
     states = [state.value for state in State]
     total = {"gateway": "total", "next_hop": "", **answer["total"]}
     speaker.out.table(

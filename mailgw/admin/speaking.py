@@ -2,13 +2,14 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-from attrs import define
+from attrs import Factory, define
 
 from mailgw.admin import whereabouts
 from mailgw.admin.client import Daemon, NoAnswer, NotRunning, Refused
@@ -30,6 +31,7 @@ class Speaker:
     config: Path | None = None
     socket: Path | None = None
     as_json: bool = False
+    now: float = Factory(time.time)  # POSIX seconds: what ages are counted from
 
     @property
     def out(self) -> Printer:
@@ -89,7 +91,7 @@ class Speaker:
         def store(place: whereabouts.Whereabouts, why: NotRunning) -> StoreReader:
             if place.state is None:
                 raise self.failed("not-running", f"mailgw is not running ({why}), and its state folder is not known")
-            reader = StoreReader(place.state)
+            reader = StoreReader(place.state, self.now)
             self.note(f"mailgw is not running; reading {place.state} directly")
             return reader
 
