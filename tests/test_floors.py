@@ -17,13 +17,13 @@ FLOORS = (
     {"receive", "policies", "queue", "routes", "gateways", "storage", "login", "dns", "observe"},
     {"components", "config"},
     {"assemble"},
-    {"tap", "workers", "admin", "console", "api", "testing"},
+    {"tap", "service", "demo", "workers", "admin", "console", "api", "testing"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 NO_TWISTED = {"values", "smtp", "senderauth"}
 MAY_HAVE_THE_REACTOR = {"mailgw.tap", "mailgw.workers"}
 # Who may import whom although both live on one floor.
-NEIGHBOURS = {("journal", "interfaces"), ("tap", "admin"), ("tap", "workers"), ("console", "admin")}
+NEIGHBOURS = {("journal", "interfaces"), ("tap", "service"), ("tap", "demo"), ("service", "admin")}
 
 
 
