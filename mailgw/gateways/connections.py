@@ -12,7 +12,8 @@ from mailgw.gateways.outgoing_tls import OutgoingTls, TlsMode
 from mailgw.gateways.talking import NotReached, Security, Talk
 from mailgw.gateways.threads import in_thread
 from mailgw.interfaces import IDialer, IIdentity
-from mailgw.smtp.client import Asked, ClientSession, Finished
+from mailgw.smtp.client import ClientSession
+from mailgw.smtp.client_events import Asked, Finished
 from mailgw.smtp.framing import Nature
 from mailgw.values.address import Address
 from mailgw.values.content import Content

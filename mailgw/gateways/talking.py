@@ -18,7 +18,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailgw.smtp.client import Asked, BadReply, ClientSession, ContentWanted, Event, Finished, Ready, Refused, TlsAgreed, TlsRefused
+from mailgw.smtp.client import BadReply, ClientSession
+from mailgw.smtp.client_events import Asked, ContentWanted, Event, Finished, Ready, Refused, TlsAgreed, TlsRefused
 from mailgw.smtp.framing import Nature
 from mailgw.values.address import Address
 from mailgw.values.content import Content

@@ -11,11 +11,10 @@ at any time.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal
 
-from attrs import frozen
-
+from mailgw.smtp.client_events import Asked, ContentWanted, Event, Finished, Ready, Refused, TlsAgreed, TlsRefused
 from mailgw.smtp.extensions import Extensions
 from mailgw.smtp.framing import DotStuffing, Nature
 from mailgw.smtp.replies import BadReply, ReplyReader
@@ -24,57 +23,8 @@ from mailgw.values.address import Address
 from mailgw.values.delivery import Outcome, Recipient, Shipment, later, unknown
 from mailgw.values.reply import Reply
 
-__all__ = ["Asked", "BadReply", "ClientSession", "ContentWanted", "Event", "Finished", "Ready", "Refused", "TlsAgreed", "TlsRefused"]
+__all__ = ["BadReply", "ClientSession"]
 
-
-@frozen
-class Ready:
-    """The server has told its extensions: a transaction, or STARTTLS, may begin."""
-
-    extensions: Extensions
-
-
-@frozen
-class Refused:
-    """The server wants no session: its greeting or its answer to EHLO was 4yz or 5yz, or an idle session got a 421."""
-
-    reply: Reply
-
-
-@frozen
-class TlsAgreed:
-    """Start the TLS handshake now, then call `ClientSession.tls_started`."""
-
-
-@frozen
-class TlsRefused:
-    """The server offers STARTTLS but will not begin it now. The session goes on in clear."""
-
-    reply: Reply
-
-
-@frozen
-class ContentWanted:
-    """Send the content now, through `ClientSession.add_content` and `ClientSession.end_content`."""
-
-
-@frozen
-class Finished:
-    """The transaction is over: an outcome for each recipient of the shipment."""
-
-    outcomes: Mapping[Address, Outcome]
-    untouched: bool = False  # the session ended before the server said a word about it: repeat it on another connection
-
-
-@frozen
-class Asked:
-    """The server's word about the recipient it was asked about with `ClientSession.ask`."""
-
-    reply: Reply
-    is_final: bool  # it answered RCPT; else it is about us, the session or the null reverse-path, not about the recipient
-
-
-Event = Ready | Refused | TlsAgreed | TlsRefused | ContentWanted | Finished | Asked
 
 # RFC 5321 §4.5.3.2, in seconds. What is not named there gets the patience of MAIL.
 _PATIENCE = {"greeting": 300.0, "data": 120.0, "dot": 600.0, "lmtp dot": 600.0, "quit": 10.0}

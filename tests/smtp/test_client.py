@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from mailgw.smtp.client import Asked, BadReply, ClientSession, ContentWanted, Event, Finished, Ready, Refused, TlsAgreed, TlsRefused
+from mailgw.smtp.client import BadReply, ClientSession
+from mailgw.smtp.client_events import Asked, ContentWanted, Event, Finished, Ready, Refused, TlsAgreed, TlsRefused
 from mailgw.smtp.framing import Nature
 from mailgw.testing.facts import a_shipment, an_address, an_envelope
 from mailgw.values.address import Address
