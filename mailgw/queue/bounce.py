@@ -173,7 +173,7 @@ def _status(envelope: Envelope, reports: Sequence[Report], hostname: str, intern
         kind = "utf-8" if address.needs_smtputf8 else "rfc822"
         fields.append("")
         if report.recipient.orcpt:
-            # It repeats ORCPT as it was given: type;address (RFC 3461 §6.3 e).
+            # It repeats ORCPT as it was given: type;address (RFC 3461 §6.3).
             fields.append("Original-Recipient: " + report.recipient.orcpt)
         fields.append(f"Final-Recipient: {kind};{address}")
         fields.append(f"Action: {report.action}")

@@ -151,6 +151,7 @@ class Dispatcher:
     def status(self) -> dict[str, Any]:
         """What is going on, as plain values; times are POSIX seconds."""
         lanes = list(self._lanes)
+        busy = [lane for lane in lanes if lane.active or lane.ready]
         return {
             "lanes": len(lanes),
             "active": self._active,
@@ -158,9 +159,7 @@ class Dispatcher:
             "memory": self._lanes.weight,
             "unsettled": self._settling.pending,
             "store_blocked": self._settling.is_blocked,
-            "busy": [
-                {**lane.destination._asdict(), "active": lane.active, "waiting": len(lane.ready)} for lane in lanes if lane.active or lane.ready
-            ],
+            "busy": [{**lane.destination._asdict(), "active": lane.active, "waiting": len(lane.ready)} for lane in busy],
             "backed_off": [
                 {
                     **lane.destination._asdict(),

@@ -25,7 +25,8 @@ __all__ = ["NO_ROUTE", "Reading", "find_route"]
 
 BATCH = 100  # recipients read at a time
 READS = 4  # at the same time
-SCAN_PAUSE = 1.0  # seconds between two looks at the whole store
+SCAN_PAUSE = 1.0  # seconds between two looks at the whole store,
+SCAN_PAUSE_PER_LANE = 0.0002  # and more when there are many destinations to look at
 WALK_PAUSE = 0.25  # seconds between two batches of a destination that is backed off
 FULL_PAUSE = 1.0  # seconds until a lane is looked at again for which there was no room
 STORE_PAUSE = 5.0  # seconds after the store failed
@@ -204,7 +205,8 @@ class Reading:
                 if not taken:
                     lane.not_before = self._clock.seconds() + WALK_PAUSE
             else:
-                self._scan_at = min(self._scan_at, self._clock.seconds() + SCAN_PAUSE)
+                pause = SCAN_PAUSE + SCAN_PAUSE_PER_LANE * len(self._lanes)
+                self._scan_at = min(self._scan_at, self._clock.seconds() + pause)
         finally:
             self._reads -= 1
             lane.is_reading = False
