@@ -20,14 +20,13 @@ from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from mailgw.interfaces import IQueueDesk, IQueueStore, StoreUnavailable
+from mailgw.storage import statements as sql
 from mailgw.storage.desk import TABLES, Desk, selecting, teach_folding
 from mailgw.storage.folder import Folder
 from mailgw.storage.leases import Leases
 from mailgw.storage.schema import (
-    ENVELOPE_COLUMNS,
     INSERT_MESSAGE,
     INSERT_RECIPIENT,
-    RECIPIENT_COLUMNS,
     STATE_NUMBERS,
     connect,
     content_of,
@@ -40,7 +39,7 @@ from mailgw.storage.trouble import translated
 from mailgw.storage.writer import Writer
 from mailgw.values.content import Content
 from mailgw.values.delivery import Destination, Envelope, Recipient
-from mailgw.values.ledger import Entry, Notice, Order, Parcel, Put, Queued, Selection, Settlement, State
+from mailgw.values.ledger import Entry, Notice, Order, Parcel, Put, Queued, Selection, Settlement
 
 __all__ = ["SqliteStore"]
 
@@ -49,38 +48,6 @@ _PutItem = tuple[Envelope, Content, Sequence[tuple[Recipient, Destination]], str
 _SettleItem = tuple[Sequence[Settlement], Sequence[Notice]]
 _TellItem = tuple[Selection, Order, str, int]
 
-_WAITING = STATE_NUMBERS[State.WAITING]
-_HELD = STATE_NUMBERS[State.HELD]
-_DROPPED = STATE_NUMBERS[State.DROPPED]
-_OPEN = f"state IN ({_WAITING}, {_HELD})"
-_THESE = "(SELECT value FROM json_each(?))"  # a whole list of numbers in one parameter
-
-_COUNTER = "SELECT message, recipient FROM counter"
-_COUNT_ON = "UPDATE counter SET message = ?, recipient = ?"
-_DESTINATIONS = "SELECT gateway, next_hop, id FROM destination"
-_ADD_DESTINATION = "INSERT INTO destination(gateway, next_hop) VALUES(?, ?)"
-_SWEEP_DESTINATIONS = "DELETE FROM destination WHERE NOT EXISTS (SELECT 1 FROM recipient r WHERE r.destination = destination.id)"
-_FIRST_DUE = f"SELECT id, (SELECT min(due) FROM recipient r WHERE r.destination = d.id AND r.state = {_WAITING}) FROM destination d"  # noqa: S608
-_IN_ORDER = f"SELECT due, message, id FROM recipient WHERE destination = ? AND state = {_WAITING} AND due <= ? ORDER BY due, message, id"  # noqa: S608
-_MESSAGES = f"SELECT id, original, size, added, {ENVELOPE_COLUMNS} FROM message WHERE id IN {_THESE}"  # noqa: S608
-_RECIPIENTS = f"SELECT id, attempts, delay_told, {RECIPIENT_COLUMNS} FROM recipient WHERE id IN {_THESE}"  # noqa: S608
-_STILL_OPEN = f"""
-    SELECT m.id, m.first, m.last, m.filed,
-           CASE WHEN m.first = m.last THEN 1
-                ELSE (SELECT count(*) FROM recipient r WHERE r.id BETWEEN m.first AND m.last AND r.{_OPEN}) END
-    FROM message m WHERE m.id IN {_THESE}"""  # noqa: S608
-_REMOVE_RECIPIENTS = f"DELETE FROM recipient WHERE id IN {_THESE}"  # noqa: S608
-_REMOVE_MESSAGES = f"DELETE FROM message WHERE id IN {_THESE}"  # noqa: S608
-_SETTLE = """
-    UPDATE recipient SET state = ?, reply = ?, peer = ?, due = ?, attempts = ?, delay_told = ?, destination = coalesce(?, destination)
-    WHERE id = ?"""
-_SELECTED = "SELECT r.id, r.message FROM {tables} WHERE {condition} AND r.state IN ({states}) AND r.id > ? AND r.id <= ? ORDER BY r.id"
-_PART = "SELECT id FROM recipient WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?"
-_RETRY = f"UPDATE recipient SET state = {_WAITING}, due = 0, reason = '' WHERE id IN {_THESE}"  # noqa: S608
-_HOLD = f"UPDATE recipient SET state = {_HELD}, reason = ? WHERE id IN {_THESE}"  # noqa: S608
-_DROP = f"UPDATE recipient SET state = {_DROPPED}, reason = ? WHERE id IN {_THESE}"  # noqa: S608
-
-_REACHED_BY = {Order.RETRY: f"{_WAITING}", Order.HOLD: f"{_WAITING}", Order.RELEASE: f"{_HELD}", Order.DROP: f"{_WAITING}, {_HELD}"}
 _TELL_AT_ONCE = 2000  # recipients looked at in one transaction, so that mail need not wait long for an operator
 _FEW_DESTINATIONS = 10_000  # up to here, unused ones are not worth a sweep
 _TIDY_EVERY = 1000  # settling transactions
@@ -96,7 +63,7 @@ class SqliteStore:
         self._database = database
         self._reactor = reactor
         self._leases = Leases()
-        self._last_message, self._last_recipient = database.execute(_COUNTER).fetchone()
+        self._last_message, self._last_recipient = database.execute(sql.COUNTER).fetchone()
         self._destinations: dict[Destination, int] = {}
         self._names: dict[int, Destination] = {}
         self._know_destinations()
@@ -126,7 +93,7 @@ class SqliteStore:
         try:
             database = connect(where.database)
             try:
-                database.execute(_SWEEP_DESTINATIONS)
+                database.execute(sql.SWEEP_DESTINATIONS)
                 store = cls(where, database, reactor)
             except Exception:
                 database.close()
@@ -243,7 +210,7 @@ class SqliteStore:
                 original = content.original
             else:
                 content, any_file = self._take_over(content, content.original, message), True
-            state = _HELD if hold else _WAITING
+            state = sql.HELD if hold else sql.WAITING
             queued: dict[Destination, list[Queued]] = {}
             for recipient, destination in recipients:
                 self._last_recipient += 1
@@ -260,7 +227,7 @@ class SqliteStore:
             self._folder.sync_names()
         self._database.executemany(INSERT_MESSAGE, messages)
         self._database.executemany(INSERT_RECIPIENT, rows)
-        self._database.execute(_COUNT_ON, (self._last_message, self._last_recipient))
+        self._database.execute(sql.COUNT_ON, (self._last_message, self._last_recipient))
         self._writer.after_commit(partial(self._leases.take, leased))
         return puts
 
@@ -279,7 +246,7 @@ class SqliteStore:
         removed = self._remove(over)
         changes = [self._change(settlement) for settlement in settled.values() if settlement.message not in removed]
         if changes:
-            self._database.executemany(_SETTLE, changes)
+            self._database.executemany(sql.SETTLE, changes)
         self._writer.after_commit(partial(leases.end, settled))
         self._settled += 1
         if self._settled % _TIDY_EVERY == 0:
@@ -309,15 +276,15 @@ class SqliteStore:
             return set()
         messages: list[int] = []
         recipients: list[int] = []
-        for message, first, last, filed, still_open in self._database.execute(_STILL_OPEN, (json.dumps(list(over)),)).fetchall():
+        for message, first, last, filed, still_open in self._database.execute(sql.STILL_OPEN, (json.dumps(list(over)),)).fetchall():
             if still_open == len(over[message]):
                 messages.append(message)
                 recipients += range(first, last + 1)
                 if filed:
                     self._writer.after_commit(partial(self._folder.remove, message))
         if messages:
-            self._database.execute(_REMOVE_RECIPIENTS, (json.dumps(recipients),))
-            self._database.execute(_REMOVE_MESSAGES, (json.dumps(messages),))
+            self._database.execute(sql.REMOVE_RECIPIENTS, (json.dumps(recipients),))
+            self._database.execute(sql.REMOVE_MESSAGES, (json.dumps(messages),))
         return set(messages)
 
     def _tell(self, items: Sequence[_TellItem]) -> Sequence[tuple[int, int]]:
@@ -325,29 +292,29 @@ class SqliteStore:
         return [self._tell_some(*item) for item in items]
 
     def _tell_some(self, selection: Selection, order: Order, reason: str, after: int) -> tuple[int, int]:
-        part = self._database.execute(_PART, (after, _TELL_AT_ONCE - 1)).fetchone() if selection.message is None else None
+        part = self._database.execute(sql.PART, (after, _TELL_AT_ONCE - 1)).fetchone() if selection.message is None else None
         upto = part[0] if part else self._last_recipient
         condition, values = selecting(selection)
-        statement = _SELECTED.format(tables=TABLES, condition=condition, states=_REACHED_BY[order])
+        statement = sql.SELECTED.format(tables=TABLES, condition=condition, states=sql.REACHED_BY[order])
         found = self._database.execute(statement, (*values, after, upto)).fetchall()
         told = {recipient: message for recipient, message in found if recipient not in self._leases}
         numbers = json.dumps(list(told))
         if order is Order.HOLD:
-            self._database.execute(_HOLD, (reason, numbers))
+            self._database.execute(sql.HOLD, (reason, numbers))
         elif order is Order.DROP:
             over: dict[int, list[int]] = {}
             for recipient, message in told.items():
                 over.setdefault(message, []).append(recipient)
             self._remove(over)
-            self._database.execute(_DROP, (reason, numbers))  # those that have open siblings
+            self._database.execute(sql.DROP, (reason, numbers))  # those that have open siblings
         else:
-            self._database.execute(_RETRY, (numbers,))
+            self._database.execute(sql.RETRY, (numbers,))
         return len(told), upto if part else -1
 
     def _destination(self, destination: Destination) -> int:
         number = self._destinations.get(destination)
         if number is None:
-            number = self._database.execute(_ADD_DESTINATION, destination).lastrowid
+            number = self._database.execute(sql.ADD_DESTINATION, destination).lastrowid
             assert number is not None
             self._destinations[destination] = number
             self._names[number] = Destination(*destination)
@@ -355,12 +322,12 @@ class SqliteStore:
         return number
 
     def _know_destinations(self) -> None:
-        self._names = {number: Destination(gateway, next_hop) for gateway, next_hop, number in self._database.execute(_DESTINATIONS)}
+        self._names = {number: Destination(gateway, next_hop) for gateway, next_hop, number in self._database.execute(sql.DESTINATIONS)}
         self._destinations = {destination: number for number, destination in self._names.items()}
 
     def _sweep_destinations(self) -> None:
         self._writer.after_rollback(self._know_destinations)
-        self._database.execute(_SWEEP_DESTINATIONS)
+        self._database.execute(sql.SWEEP_DESTINATIONS)
         self._know_destinations()
         self._sweep_at = max(_FEW_DESTINATIONS, 2 * len(self._destinations))
 
@@ -377,7 +344,7 @@ class SqliteStore:
 
     def _waiting(self) -> Mapping[Destination, float]:
         waiting: dict[Destination, float] = {}
-        for number, due in self._database.execute(_FIRST_DUE):
+        for number, due in self._database.execute(sql.FIRST_DUE):
             if due is not None and self._leases.at(number):
                 due = next((row[0] for row in self._free(number, float("inf"))), None)
             if due is not None:
@@ -387,7 +354,7 @@ class SqliteStore:
     def _free(self, destination: int, now: float) -> Iterable[tuple[float, int, int]]:
         """Due time, message and number of what waits there and is not leased, earliest first."""
         leases = self._leases
-        return (row for row in self._database.execute(_IN_ORDER, (destination, now)) if row[2] not in leases)
+        return (row for row in self._database.execute(sql.IN_ORDER, (destination, now)) if row[2] not in leases)
 
     def _lease(self, destination: Destination, now: float, limit: int) -> Sequence[Parcel]:
         where = self._destinations.get(destination)
@@ -410,10 +377,10 @@ class SqliteStore:
     def _parcels(self, destination: Destination, groups: Mapping[int, Sequence[int]]) -> Sequence[Parcel]:
         queued: dict[int, Queued] = {}
         numbers = json.dumps([number for group in groups.values() for number in group])
-        for number, attempts, delay_told, *recipient in self._database.execute(_RECIPIENTS, (numbers,)):
+        for number, attempts, delay_told, *recipient in self._database.execute(sql.RECIPIENTS, (numbers,)):
             queued[number] = Queued(number, recipient_of(*recipient), attempts, bool(delay_told))
         messages: dict[int, tuple[Envelope, Content]] = {}
-        for message, original, size, added, *envelope in self._database.execute(_MESSAGES, (json.dumps(list(groups)),)):
+        for message, original, size, added, *envelope in self._database.execute(sql.MESSAGES, (json.dumps(list(groups)),)):
             messages[message] = envelope_of(tuple(envelope)), content_of(original, size, added, self._folder.file(message))
         return [Parcel(message, *messages[message], destination, tuple([queued[n] for n in group])) for message, group in groups.items()]
 

@@ -305,14 +305,14 @@ class TestSqliteStore(QueueStoreContract):
     @pytest.mark.parametrize(
         ("statement", "values"),
         [
-            pytest.param("_FIRST_DUE", (), id="waiting"),
-            pytest.param("_IN_ORDER", (1, 1.0), id="lease"),
+            pytest.param("FIRST_DUE", (), id="waiting"),
+            pytest.param("IN_ORDER", (1, 1.0), id="lease"),
         ],
     )
     def test_a_million_rows_are_not_looked_at(self, store, statement, values):
-        from mailgw.storage import sqlite
+        from mailgw.storage import statements
 
-        plan = store._database.execute(f"EXPLAIN QUERY PLAN {getattr(sqlite, statement)}", values).fetchall()
+        plan = store._database.execute(f"EXPLAIN QUERY PLAN {getattr(statements, statement)}", values).fetchall()
         steps = [step[3] for step in plan]
         assert any("USING COVERING INDEX queue (destination=? AND state=?" in step for step in steps)
         assert not any("SCAN r" in step or "TEMP B-TREE" in step for step in steps)
