@@ -22,7 +22,7 @@ __all__ = ["AskNextHop"]
 @implementer(IRecipientPolicy)
 @frozen
 class AskNextHop:
-    """``type = "ask-next-hop"``: says MAIL and RCPT to the server at ``address``, but sends no message.
+    """``type = "ask"``: says MAIL and RCPT to the server at ``address``, but sends no message.
 
     A recipient that it refuses for good is rejected; where it cannot be asked, or is not sure, the client is deferred.
     """
