@@ -54,6 +54,8 @@ class StoreReader:
             self._desk = read_only_desk(folder)
         except StoreUnavailable as problem:
             raise Refusal("unavailable", str(problem)) from problem
+        except OSError as problem:
+            raise Refusal("unavailable", f"{folder}: {problem.strerror}") from problem
         clock = Clock()
         clock.advance(now)
         self._reading = Reading(desk=_LoneDesk(self._desk), clock=clock)

@@ -63,6 +63,8 @@ class Reading:
             raise Refusal("not-found", str(problem)) from problem
         except StoreUnavailable as problem:
             raise Refusal("unavailable", f"the queue cannot be used now: {problem}") from problem
+        except OSError as problem:
+            raise Refusal("unavailable", f"the message cannot be read: {problem}") from problem
         return answer
 
     async def queue_list(self, selection: Mapping[str, Any]) -> dict[str, Any]:

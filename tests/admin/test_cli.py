@@ -3,9 +3,10 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
 
@@ -396,6 +397,13 @@ def no_state(place):
 
 
 @contextmanager
+def impossible_state(place):
+    text = (place / "mailgw.toml").read_text()
+    (place / "mailgw.toml").write_text(text.replace('state = "state"', f'state = "{"x" * 300}"'))
+    yield
+
+
+@contextmanager
 def not_a_socket(place):
     (place / "admin.sock").touch()
     yield
@@ -410,6 +418,7 @@ def not_a_socket(place):
         (nothing, "queue drop 1", 3, "not-running", "this needs the running daemon"),
         (nothing, "status", 3, "not-running", "this needs the running daemon"),
         (nothing, "queue list", 3, "unavailable", "holds no queue"),
+        (impossible_state, "queue list", 3, "unavailable", "File name too long"),
         (not_a_socket, "status", 3, "not-running", "this needs the running daemon"),
         (no_configuration, "queue list", 2, "configuration", "No such file or directory; with --socket PATH"),
         (no_configuration, "status", 2, "configuration", "No such file or directory"),
@@ -494,6 +503,51 @@ def test_nothing_that_came_from_the_network_can_command_a_terminal(place, daemon
         said = say(place, *words.split())
         assert said.exit_code == 0
         assert all(c.isprintable() or c == "\n" for c in said.stdout), words
+
+
+def on_a_terminal(*words):
+    """What the installed command shows on a terminal of 200 columns."""
+    ours, theirs = os.openpty()
+    environment = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | {"TERM": "xterm", "COLUMNS": "200"}
+    command = Path(sys.executable).with_name("mailgw")
+    with subprocess.Popen([command, *words], stdout=theirs, stderr=subprocess.DEVNULL, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        with open(ours, "rb", buffering=0) as terminal, suppress(OSError):  # EIO: the other end is closed
+            while chunk := terminal.read(65536):
+                shown += chunk
+    assert process.returncode == 0
+    return shown.decode().replace("\r\n", "\n")
+
+
+def test_content_on_a_terminal_is_harmless(queue):
+    shown = on_a_terminal("--config", os.fspath(queue / "mailgw.toml"), "queue", "show", "1", "--content")
+    assert shown.split("\n")[:5] == ["Received: from somewhere", "From: ann@example.com", r"Subject: One \x1b[31mred", "", "The first."]
+
+
+def test_a_listing_on_a_terminal_has_colours_of_its_own_only(queue):
+    shown = on_a_terminal("--config", os.fspath(queue / "mailgw.toml"), "queue", "list")
+    assert "\x1b[33mheld" in shown
+    assert r"looks odd \x9b31m" in shown
+    assert "\x9b" not in shown
+
+
+# ── The page about it ──
+
+PAGE = Path(__file__).parents[2] / "docs" / "operating.md"
+SAID = [line.split("#")[0] for line in re.findall(r"^mailgw .*$", PAGE.read_text(), re.MULTILINE)]
+
+
+@pytest.mark.parametrize("line", SAID)
+def test_every_line_of_the_page_can_be_said(place, daemon, bench, line):
+    words = [str(place / "mailgw.toml") if word.endswith("mailgw.toml") else word for word in shlex.split(line)[1:]]
+    result = say(place, *words)
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_the_page_shows_every_command():
+    commands = {f"mailgw {name} {below}".strip() for name, one in main.commands.items() for below in getattr(one, "commands", [""])}
+    assert {command for command in commands if not any(line.startswith(command) for line in SAID)} == set()
 
 
 # ── Where things are ──

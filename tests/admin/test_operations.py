@@ -254,6 +254,15 @@ def test_a_store_in_trouble_is_unavailable(bench):
     assert refused(bench, "queue_list", selection={}) == ("unavailable", "the queue cannot be used now: the disk is gone")
 
 
+@pytest.mark.parametrize("operation", ["queue_show", "queue_content"])
+def test_a_file_that_cannot_be_read(bench, tmp_path, operation):
+    content = Content(tmp_path / "gone", 100)
+    put = run(bench.store.put(an_envelope(), content, [(Recipient(Address.parse("gus@example.org")), Destination("mailboxes"))]))
+    kind, text = refused(bench, operation, message=put.message)
+    assert kind == "unavailable"
+    assert text.startswith("the message cannot be read: [Errno 2]")
+
+
 def test_a_fault_of_ours_is_noted_and_its_details_are_not_told(bench):
     class Broken:
         async def find(self, selection):
