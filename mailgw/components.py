@@ -176,7 +176,7 @@ def build(
     before = len(report.errors)
     for name in sorted(part.reserved & settings.keys()):
         report.error(at, f'component "{part.type}" has a setting "{name}", a key that mailgw itself reads here', of=part.at)
-    arguments = fill(cls, part.settings, part.at, context, report)
+    arguments = fill(cls, part.settings, part.at, context, report, also=part.reserved)
     for field in attrs.fields(cls):
         interface = given_interface(field)
         if interface is None:

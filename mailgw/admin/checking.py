@@ -46,17 +46,23 @@ def check(path: Path, house: House, now: datetime | None = None) -> Checked:
     if configuration is None:
         return Checked(problems, ())
     report = configuration.report()
+    has_server = not any("[server]" in problem.text for problem in problems)  # else a stand-in is in its place
     for name, tls in configuration.tls.items():
-        _check_certificate(tls, ("tls", name), configuration, now or datetime.now(UTC), report)
-    _check_folder(configuration.server.state, ("server", "state"), report)
-    _check_folder(configuration.admin.socket.parent, ("admin", "socket"), report)
+        chain = _check_certificate(tls, ("tls", name), now or datetime.now(UTC), report)
+        if has_server and chain and not _covers(chain[0], configuration.server.hostname):
+            report.warning(("tls", name, "certificate"), f"does not cover our name, {configuration.server.hostname}")
+    if has_server:
+        _check_folder(configuration.server.state, ("server", "state"), report)
+    if ("admin", "socket") in configuration.lines:
+        _check_folder(configuration.admin.socket.parent, ("admin", "socket"), report)
     _check_use(configuration, report)
     matrix = relay_matrix(configuration, parts.rules) if parts else ()
     together = dict.fromkeys([*problems, *report.problems])
     return Checked(tuple(sorted(together, key=lambda problem: problem.line)), matrix)
 
 
-def _check_certificate(tls: Tls, at: Place, configuration: Configuration, now: datetime, report: Report) -> None:
+def _check_certificate(tls: Tls, at: Place, now: datetime, report: Report) -> list[x509.Certificate]:
+    """The chain, as far as it can be read."""
     chain: list[x509.Certificate] = []
     try:
         chain = x509.load_pem_x509_certificates(tls.certificate.read_bytes())
@@ -71,9 +77,8 @@ def _check_certificate(tls: Tls, at: Place, configuration: Configuration, now: d
             report.error((*at, "certificate"), f"{_subject(certificate)} is valid only from {certificate.not_valid_before_utc:%Y-%m-%d}")
         elif certificate.not_valid_after_utc <= now + _EXPIRES_SOON:
             report.warning((*at, "certificate"), f"{_subject(certificate)} expires on {certificate.not_valid_after_utc:%Y-%m-%d}")
-    if chain and not _covers(chain[0], configuration.server.hostname):
-        report.warning((*at, "certificate"), f"does not cover our name, {configuration.server.hostname}")
     _check_key(tls, chain, (*at, "key"), report)
+    return chain
 
 
 def _check_key(tls: Tls, chain: list[x509.Certificate], at: Place, report: Report) -> None:

@@ -56,7 +56,7 @@ def read_text(text: str, source: str, folder: Path) -> Configuration:
     report = Report(lambda place: (source, lines[place]))
     reading = _Reading(document, folder, report)
     configuration = reading.configuration(source, lines)
-    if report.errors or configuration is None:
+    if report.errors:
         raise BadConfiguration(report.problems, configuration)
     return configuration
 
@@ -81,7 +81,7 @@ class _Reading:
     context: Context = field(factory=Context)
     domains: dict[str, frozenset[str]] = field(factory=dict)
 
-    def configuration(self, source: str, lines: Lines) -> Configuration | None:
+    def configuration(self, source: str, lines: Lines) -> Configuration:
         for key in self.document:
             if key not in _TABLES:
                 self.report.error((key,), f'the configuration has no table "{key}"{nearest(key, _TABLES)}', of=())
@@ -89,7 +89,7 @@ class _Reading:
         self.context = Context(folder=self.folder, networks=networks)
         self.domains = self.read_domains()
         self.accounts()
-        server: Server | None = self.table(Server, "server", required=True)
+        server = self.server()
         tls = {name: made for name, table in self.tables("tls") if (made := self.make(Tls, table, ("tls", name)))}
         listen = self.listeners()
         permit = tuple(permitted for index, table in self.listed("permit") if (permitted := self.permit(index, table)))
@@ -98,13 +98,6 @@ class _Reading:
         gateway = {name: made for name, table in self.tables("gateway") if (made := self.gateway(name, table))}
         check_routes(route, self.document, self.report)
         self.say_what_is_missing()
-        if server is None:
-            # Only its socket needs the state folder: all the rest of [admin] is still read, for its errors.
-            self.fill_admin(Path())
-            return None
-        admin = self.fill_admin(server.state)
-        if admin is None:
-            return None
         return Configuration(
             source=source,
             lines=lines,
@@ -118,7 +111,7 @@ class _Reading:
             policy=policy,
             route=route,
             gateway=gateway,
-            admin=admin,
+            admin=self.admin(server.state),
         )
 
     # ── Tables ──
@@ -126,16 +119,13 @@ class _Reading:
     def make(self, cls: type, table: Any, at: Place) -> Any:
         return make(cls, table, at, self.context, self.report)
 
-    def table(self, cls: type, name: str, required: bool = False) -> Any:
-        if name not in self.document:
-            if required:
-                self.report.error((), f"the configuration has no [{name}]")
-            return None
-        table = self.document[name]
+    def values(self, cls: type, name: str, has: tuple[str, ...] = ()) -> dict[str, Any]:
+        """What is right in the table [name]."""
+        table = self.document.get(name, {})
         if not isinstance(table, dict):
             self.report.error((name,), f'"{name}" is not a table: write [{name}]', of=())
-            return None
-        return self.make(cls, table, (name,))
+            return {}
+        return fill(cls, table, (name,), self.context, self.report, has=has)
 
     def tables(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """The tables [name.X]."""
@@ -182,10 +172,19 @@ class _Reading:
 
     # ── The sections, in the order of the story ──
 
+    def server(self) -> Server:
+        if "server" not in self.document:
+            self.report.error((), "the configuration has no [server]")
+        values = self.values(Server, "server", has=() if "server" in self.document else ("hostname", "state"))
+        # Nothing starts with these stand-ins: they serve to find the problems of the other tables in the same run.
+        values.setdefault("hostname", "localhost")
+        values.setdefault("state", self.folder)
+        return Server(**values)
+
     def networks(self) -> dict[str, tuple[Network, ...]]:
         found: dict[str, tuple[Network, ...]] = {}
         for name, value in self.sets("networks"):
-            networks = convert(value, tuple[Network, ...], ("networks", name), Context(), self.report)
+            networks = convert(value, tuple[Network, ...], ("networks", name), Context(networks=found), self.report)
             found[name] = () if networks is attrs.NOTHING else networks
         return found
 
@@ -193,7 +192,7 @@ class _Reading:
         found: dict[str, frozenset[str]] = {}
         for name, value in self.sets("domains"):
             convert(value, tuple[str, ...], ("domains", name), self.context, self.report)
-            found[name] = self.patterns(value, ("domains", name), parse_domain_pattern, {})
+            found[name] = self.patterns(value, ("domains", name), parse_domain_pattern, found)
         return found
 
     def patterns(self, written: Any, at: Place, parse: Callable[[str], str], sets: Mapping[str, frozenset[str]]) -> frozenset[str]:
@@ -321,24 +320,16 @@ class _Reading:
         values = self.common(Gateway, table, at, keys)
         if part is None:
             return None
+        if "retry" in values and (not values["retry"] or min(values["retry"]) <= 0):
+            self.report.error((*at, "retry"), "needs at least one interval, and each must be longer than nothing")
+            del values["retry"]
         gateway = Gateway(**values, name=name, part=part, at=at)
-        try:
-            _ = gateway.schedule
-        except ValueError as problem:
-            self.report.error((*at, "retry"), str(problem))
         if gateway.connections < 1:
             self.report.error((*at, "connections"), "must be at least 1")
         return gateway
 
-    def fill_admin(self, state: Path) -> Admin | None:
-        if "admin" not in self.document:
-            return Admin(socket=state / "admin.sock")
-        outer = self.document["admin"]
-        if not isinstance(outer, dict):
-            self.report.error(("admin",), '"admin" is not a table: write [admin]', of=())
-            return None
-        values = fill(Admin, outer, ("admin",), self.context, self.report, has=("socket",))
-        return Admin(**{"socket": state / "admin.sock"} | values)
+    def admin(self, state: Path) -> Admin:
+        return Admin(**{"socket": state / "admin.sock"} | self.values(Admin, "admin", has=("socket",)))
 
     def say_what_is_missing(self) -> None:
         for name in ("listen", "gateway"):

@@ -1,12 +1,14 @@
 """Components for tests of configurations."""
 
 from attrs import field, frozen
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from mailgw.given import given
-from mailgw.interfaces import IMemory, IRelayPolicy, ISenderPolicy
+from mailgw.interfaces import IClientPolicy, IContentPolicy, IMemory, IRelayPolicy, IRoute, ISenderPolicy
 from mailgw.values.decision import Decision, permit, proceed
-from mailgw.values.facts import RecipientFacts, SenderFacts
+from mailgw.values.delivery import Route
+from mailgw.values.facts import ClientFacts, ContentFacts, RecipientFacts, SenderFacts
 
 
 @implementer(ISenderPolicy)
@@ -34,6 +36,42 @@ class Anybody:
 class Raises:
     def may_relay(self, facts: RecipientFacts) -> Decision:
         raise RuntimeError("broken")
+
+
+@implementer(IRelayPolicy)
+@frozen
+class AnybodyAtOurs:
+    """Trusts the domain alone, and so takes what is routed on from there."""
+
+    def may_relay(self, facts: RecipientFacts) -> Decision:
+        return permit("ours") if facts.recipient.domain == "example.org" else proceed()
+
+
+@implementer(IRelayPolicy)
+@frozen
+class Waits:
+    async def may_relay(self, facts: RecipientFacts) -> Decision:
+        await Deferred()
+        return permit("at last")
+
+
+@implementer(IClientPolicy, IContentPolicy)
+@frozen
+class TwoStages:
+    def check_client(self, facts: ClientFacts) -> Decision:
+        return proceed()
+
+    def check_content(self, facts: ContentFacts) -> Decision:
+        return proceed()
+
+
+@implementer(IRoute)
+@frozen
+class Archive:
+    to_whom: str
+
+    def route(self, facts: RecipientFacts) -> Route | None:
+        return Route(self.to_whom) if "archive" in facts.tags else None
 
 
 @implementer(ISenderPolicy)
@@ -69,4 +107,4 @@ class NoAttrs:
     pass
 
 
-raise_on_use = None
+nothing = None

@@ -1,0 +1,174 @@
+"""What a check finds outside of the configuration file."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import trustme
+
+from mailgw.admin.checking import Checked, check
+from mailgw.admin.still_house import still_house
+
+TEXT = """\
+[server]
+hostname = "mx.example.org"
+state = "state"
+[tls.default]
+certificate = "cert.pem"
+key = { file = "key.pem" }
+[listen.mx]
+kind = "relay"
+endpoint = "tcp:25"
+[[permit]]
+on = "mx"
+to = "example.org"
+[[route]]
+otherwise = true
+gateway = "bin"
+[gateway.bin]
+type = "discard"
+"""
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, authority: trustme.CA) -> Path:
+    certify(tmp_path, authority, "mx.example.org")
+    return tmp_path
+
+
+def certify(folder: Path, authority: trustme.CA, *names: str, until: datetime | None = None) -> None:
+    issued = authority.issue_cert(*names, not_after=until) if until else authority.issue_cert(*names)
+    (folder / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    (folder / "key.pem").write_bytes(issued.private_key_pem.bytes())
+
+
+def checked(folder: Path, more: str = "", old: str = "", new: str = "", now: datetime = NOW) -> tuple[Checked, list[str]]:
+    assert old in TEXT
+    path = folder / "mailgw.toml"
+    path.write_text(TEXT.replace(old, new) + more)
+    result = check(path, still_house(), now)
+    return result, [str(problem).replace(str(folder), "DIR") for problem in result.problems]
+
+
+def test_nothing_to_say(folder: Path) -> None:
+    result, problems = checked(folder)
+    assert problems == []
+    assert result.is_usable
+    assert {cell.answer for cell in result.matrix} == {"permitted", "no"}
+
+
+def test_a_wildcard_covers_us(folder: Path, authority: trustme.CA) -> None:
+    certify(folder, authority, "*.example.org")
+    assert checked(folder)[1] == []
+
+
+def test_a_certificate_for_somebody_else(folder: Path, authority: trustme.CA) -> None:
+    certify(folder, authority, "mx.example.net", "*.mx.example.org", "example.org")
+    result, problems = checked(folder)
+    assert problems == ["DIR/mailgw.toml:5: warning: [tls.default] certificate: does not cover our name, mx.example.org"]
+    assert result.is_usable
+
+
+@pytest.mark.parametrize(
+    ("days", "words", "usable"), [(1, "expired on", False), (-3, "expires on", True), (-20, "", True)], ids=["over", "soon", "later"]
+)
+def test_expiry(folder: Path, authority: trustme.CA, days: int, words: str, usable: bool) -> None:
+    until = NOW.replace(microsecond=0) + timedelta(days=400)
+    certify(folder, authority, "mx.example.org", until=until)
+    result, problems = checked(folder, now=until + timedelta(days=days))
+    own = [problem for problem in problems if f"{until:%Y-%m-%d}" in problem]
+    assert [words in problem for problem in own] == ([True] if words else [])
+    assert result.is_usable is usable
+
+
+def test_a_key_of_another_certificate(folder: Path, authority: trustme.CA) -> None:
+    (folder / "key.pem").write_bytes(authority.issue_cert("other").private_key_pem.bytes())
+    assert checked(folder)[1] == [
+        "DIR/mailgw.toml:6: [tls.default] key: does not belong to the first certificate in DIR/cert.pem",
+    ]
+
+
+def test_files_that_are_no_pem(folder: Path) -> None:
+    (folder / "cert.pem").write_text("hello")
+    (folder / "key.pem").write_text("hunter2")
+    assert checked(folder)[1] == [
+        "DIR/mailgw.toml:5: [tls.default] certificate: DIR/cert.pem holds no certificate in PEM form",
+        "DIR/mailgw.toml:6: [tls.default] key: DIR/key.pem holds no private key in PEM form",
+    ]
+
+
+def test_files_that_are_not_there(folder: Path) -> None:
+    (folder / "cert.pem").unlink()
+    (folder / "key.pem").unlink()
+    result, problems = checked(folder)
+    assert problems == [
+        "DIR/mailgw.toml:5: [tls.default] certificate: DIR/cert.pem: No such file or directory",
+        "DIR/mailgw.toml:6: [tls.default] key: DIR/key.pem: No such file or directory",
+    ]
+    assert not result.is_usable
+
+
+def test_a_credential_outside_of_the_service_is_a_warning(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    result, [problem] = checked(folder, old='{ file = "key.pem" }', new='{ credential = "key" }')
+    assert problem.startswith("DIR/mailgw.toml:6: warning: [tls.default] key: /run/credentials/mailgw.service/key: ")
+    assert result.is_usable
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    assert checked(folder, old='{ file = "key.pem" }', new='{ credential = "key" }')[1] == [
+        "DIR/mailgw.toml:6: [tls.default] key: DIR/key: No such file or directory"
+    ]
+
+
+def test_a_state_that_is_a_file(folder: Path) -> None:
+    (folder / "state").write_text("")
+    assert checked(folder)[1] == [
+        "DIR/mailgw.toml:3: [server] state: DIR/state is not a folder",
+    ]
+
+
+def test_what_nobody_uses(folder: Path) -> None:
+    policy = '[policy.p]\ntype = "list"\npath = "/dev/null"\n'
+    more = policy + '[gateway.g]\ntype = "discard"\n[listen.second]\nkind = "relay"\nendpoint = "tcp:26"\n'
+    result, problems = checked(folder, more)
+    assert problems == [
+        "DIR/mailgw.toml:18: warning: [policy.p] is not used: no listener names it",
+        "DIR/mailgw.toml:21: warning: [gateway.g] is not used: no route names it",
+        "DIR/mailgw.toml:23: warning: [listen.second] takes no mail at all: no [[permit]] is on it",
+    ]
+    assert result.is_usable
+
+
+def test_submission_without_accounts(folder: Path) -> None:
+    _, problems = checked(folder, old='kind = "relay"', new='kind = "submission"')
+    assert problems == ["DIR/mailgw.toml:7: warning: [listen.mx] takes no mail at all: it has no accounts, so nobody can log in"]
+
+
+def test_errors_inside_and_outside_are_told_together(folder: Path) -> None:
+    (folder / "key.pem").unlink()
+    result, problems = checked(folder, "colour = 1\n[policy.x]\ntype = 'lst'\n", old='kind = "relay"', new='kind = "relay"\nmax_hops = "x"')
+    assert [problem.partition(" ")[0] for problem in problems if "warning" not in problem] == [
+        *("DIR/mailgw.toml:6:", "DIR/mailgw.toml:9:", "DIR/mailgw.toml:19:", "DIR/mailgw.toml:21:")
+    ]
+    assert result.matrix == ()
+    assert not result.is_usable
+
+
+@pytest.mark.parametrize("text", ["[server", "", "\xff"], ids=["no TOML", "empty", "no server"])
+def test_a_file_that_says_nothing(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mailgw.toml"
+    path.write_text(text)
+    result = check(path, still_house())
+    assert result.problems
+    assert result.matrix == ()
+    assert not result.is_usable
+
+
+def test_nothing_is_said_of_a_server_that_is_not_known(folder: Path) -> None:
+    _, problems = checked(folder, old='hostname = "mx.example.org"', new='hostname = "mx example"')
+    assert problems == ['DIR/mailgw.toml:2: [server] hostname: "mx example": domain is not a valid host name']
