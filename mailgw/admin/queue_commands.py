@@ -9,6 +9,7 @@ import click
 
 from mailgw.admin.client import pieces
 from mailgw.admin.options import selected, speaking, with_json, with_selection
+from mailgw.admin.selecting import MOST
 from mailgw.admin.speaking import Speaker
 from mailgw.admin.tables import Column, readable_age, readable_size, tame
 from mailgw.values.ledger import Order, State
@@ -38,7 +39,7 @@ LISTING = [
 
 @queue.command("list")
 @with_selection
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Show so many at most.")
+@click.option("--limit", type=click.IntRange(1, MOST), default=100, show_default=True, help="Show so many at most.")
 @with_json
 @speaking
 def list_(speaker: Speaker, /, **said: Any) -> None:
@@ -69,7 +70,7 @@ def list_(speaker: Speaker, /, **said: Any) -> None:
         ],
     )
     if answer["more"]:
-        speaker.note(f"there are more than {len(answer['entries'])}; select, or raise --limit")
+        speaker.note(f"there are more than {len(answer['entries'])}; select, or say --limit (at most {MOST})")
     return None
 
 
@@ -126,7 +127,7 @@ def write(parts: Iterable[bytes]) -> None:
 
 
 @queue.command()
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Show so many destinations at most.")
+@click.option("--limit", type=click.IntRange(1, MOST), default=100, show_default=True, help="Show so many destinations at most.")
 @with_json
 @speaking
 def stats(speaker: Speaker, limit: int) -> None:

@@ -132,7 +132,7 @@ def test_list_selects(request, place, running, options, messages):
 def test_list_says_that_there_is_more(place, daemon):
     result = say(place, "queue", "list", "--limit", "2")
     assert len(result.stdout.splitlines()) == 3
-    assert result.stderr == "mailgw: there are more than 2; select, or raise --limit\n"
+    assert result.stderr == "mailgw: there are more than 2; select, or say --limit (at most 10000)\n"
 
 
 @pytest.mark.parametrize(("options", "text"), [([], "nothing in the queue"), (["--state", "held"], "nothing matches")])
