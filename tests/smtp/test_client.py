@@ -373,6 +373,16 @@ def test_a_second_shipment_needs_rset_only_after_a_failure() -> None:
     assert talk.sent.startswith(b"RSET\r\nMAIL")
 
 
+def test_mail_refused_after_rset() -> None:
+    talk = play(ehlo() + f"C {MAIL}~RCPT TO:<a@x.example>~DATA\nS 250 ok~550 5.1.1 no~503 no", shipment(), False)
+    talk.handle(talk.session.begin(shipment(), Nature()))
+    talk.hear(b"250 reset\r\n450 4.7.1 not now\r\n250 odd\r\n503 no\r\n")
+    assert talk.outcomes == {"a@x.example": "later 450 4.7.1 not now"}
+    talk.sent = b""
+    talk.handle(talk.session.begin(shipment(), Nature()))
+    assert talk.sent.startswith(b"MAIL"), "nothing is open that would need RSET"
+
+
 @pytest.mark.parametrize("data", [b"250 not yet\r\n", b"554 5.7.1 stop\r\n"])
 def test_an_answer_in_the_midst_of_the_content(data: bytes) -> None:
     talk = play(ehlo() + f"C {MAIL}~RCPT TO:<a@x.example>~DATA", shipment(), False)

@@ -53,7 +53,23 @@ def test_nature_over_any_split(parts: list[bytes], cuts: list[int]) -> None:
     assert nature.eight_bit_header == (not head.isascii())
 
 
-@pytest.mark.parametrize("trick", [b"\n.\n", b"\r.\r", b"\n.\r\n", b"\r\n.\n", b"\r\n.\r", b"\r.\r\n", b"\n\r\n.\r\n\n", b"\r\r\n.\r\n"])
+@pytest.mark.parametrize(
+    "trick",
+    [
+        b"\n.\n",
+        b"\r.\r",
+        b"\n.\r\n",
+        b"\r\n.\n",
+        b"\r\n.\r",
+        b"\r.\r\n",
+        b"\n\r\n.\r\n\n",
+        b"\r\r\n.\r\n",
+        b"\n\r",
+        b"\n.\r",
+        b"\r\r\n\n",
+        b"\n\r\n\r",
+    ],
+)
 def test_framing_tricks_are_never_for_data(trick: bytes) -> None:
     message = b"Subject: x\r\n\r\nbody" + trick + b"MAIL FROM:<evil@example.com>\r\n"
     for cut in range(len(message) + 1):

@@ -1,0 +1,54 @@
+"""What goes onto the wire stays in order, however much of it the socket takes at once."""
+
+from typing import Any
+
+import pytest
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.task import Clock
+
+from mailgw.gateways.talking import Talk
+from mailgw.smtp.client import ClientSession
+from mailgw.smtp.framing import Nature
+from mailgw.testing.facts import a_shipment
+
+
+class Socket(FileDescriptor):
+    """Takes ``room`` octets at once and keeps the rest for later, as a full socket does."""
+
+    connected = 1
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.sent = b""
+        self.later: list[bytes] = []
+
+    def writeSomeData(self, data: bytes) -> int:  # noqa: N802
+        taken = data[: self.room]
+        self.room -= len(taken)
+        self.sent += taken
+        return len(taken)
+
+    def write(self, data: bytes) -> None:
+        self.later.append(data)
+
+    def loseConnection(self, *_: Any) -> None:  # noqa: N802
+        pass
+
+
+@pytest.mark.parametrize("room", [0, 1, 30, 90, 120, 100_000])
+def test_what_waits_is_not_overtaken(room: int) -> None:
+    def wire(room: int) -> bytes:
+        talk = Talk(ClientSession("us.example"), Clock(), None, 30.0, lambda _: None)
+        socket = Socket(room)
+        talk.makeConnection(socket)  # type: ignore[arg-type]
+        talk.dataReceived(b"220 hi\r\n")
+        talk.dataReceived(b"250-mx\r\n250 PIPELINING\r\n")
+        for reset in (b"", b"250 reset\r\n"):
+            socket.room = max(socket.room, 10)  # some room comes back, while there is still something waiting
+            talk.hand_over(a_shipment(), Nature())
+            # The server refuses the content before all of it can have arrived.
+            talk.dataReceived(reset + b"250 ok\r\n250 ok\r\n354 go\r\n")
+            talk.dataReceived(b"554 5.7.1 no\r\n")
+        return socket.sent + b"".join(socket.later)
+
+    assert wire(room) == wire(10**9)
