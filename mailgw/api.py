@@ -53,7 +53,9 @@ from mailgw.values.delivery import (
     unknown,
 )
 from mailgw.values.facts import ClientFacts, ContentFacts, RecipientFacts, SenderFacts, TlsFacts
+from mailgw.values.quantities import Duration, Rate, Size
 from mailgw.values.reply import Reply
+from mailgw.values.secret import Secret
 
 __all__ = [
     "NULL",
@@ -65,6 +67,7 @@ __all__ = [
     "Content",
     "ContentFacts",
     "Decision",
+    "Duration",
     "Envelope",
     "Fate",
     "Handed",
@@ -90,12 +93,15 @@ __all__ = [
     "ISenderPolicy",
     "LookupFailed",
     "Outcome",
+    "Rate",
     "Recipient",
     "RecipientFacts",
     "Reply",
     "Route",
+    "Secret",
     "SenderFacts",
     "Shipment",
+    "Size",
     "TlsFacts",
     "Verdict",
     "defer",

@@ -3,7 +3,7 @@
 `build_parts` makes the policies, permit rules, routes and gateways that a configuration names; it touches no socket and no reactor.
 """
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import attrs
@@ -20,6 +20,7 @@ from mailgw.interfaces import (
     IContentPolicy,
     IDomainGateway,
     IGateway,
+    IIdentity,
     IRecipientPolicy,
     IRelayPolicy,
     IRoute,
@@ -36,13 +37,23 @@ from mailgw.routes.by_table import ByTable
 from mailgw.routes.by_tag import ByTag
 from mailgw.routes.default import Default
 from mailgw.routing import Routing, Rule
+from mailgw.values.address import Address
 from mailgw.values.decision import Decision, proceed
 from mailgw.values.facts import RecipientFacts
 
-__all__ = ["House", "Parts", "build_parts", "load"]
+__all__ = ["House", "Identity", "Parts", "build_parts", "load"]
 
 House = Mapping[InterfaceClass, object]
 """The providers for `given` fields."""
+
+
+@implementer(IIdentity)
+@frozen
+class Identity:
+    """[server] hostname and postmaster, for those who ask with ``given(IIdentity)``."""
+
+    hostname: str
+    postmaster: Address
 
 
 @frozen
@@ -57,8 +68,8 @@ class Parts:
     warnings: tuple[Problem, ...] = ()
 
 
-def load(path: Path, house: House) -> tuple[Configuration, Parts]:
-    """Read a configuration and build its parts. Raises BadConfiguration with the problems of both."""
+def load(path: Path, furnish: Callable[[Configuration], House]) -> tuple[Configuration, House, Parts]:
+    """Read a configuration, have a house furnished for it and build its parts. Raises BadConfiguration with all problems."""
     bad: BadConfiguration | None = None
     try:
         configuration = read(path)
@@ -66,6 +77,7 @@ def load(path: Path, house: House) -> tuple[Configuration, Parts]:
         if caught.rest is None:
             raise
         bad, configuration = caught, caught.rest
+    house = furnish(configuration)
     try:
         parts = build_parts(configuration, house)
     except BadConfiguration as more:
@@ -74,7 +86,7 @@ def load(path: Path, house: House) -> tuple[Configuration, Parts]:
         raise BadConfiguration(bad.problems + more.problems, configuration) from None
     if bad is not None:
         raise bad
-    return configuration, parts
+    return configuration, house, parts
 
 
 def build_parts(configuration: Configuration, house: House) -> Parts:

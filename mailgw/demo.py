@@ -30,6 +30,7 @@ ours = ["example.org"]
 [listen.mx]
 kind     = "relay"
 endpoint = "tcp:2525:interface=127.0.0.1"
+line_endings = "fix"                          # curl and shell scripts send bare LF; a real MX refuses them
 [listen.submission]
 kind     = "submission"                       # always authenticated, always TLS
 endpoint = "tcp:2587:interface=127.0.0.1"

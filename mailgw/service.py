@@ -15,12 +15,13 @@ from twisted.internet.interfaces import IAddress, IListeningPort, IReactorThread
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgw.admin.operations import Operations
 from mailgw.admin.signpost import Signpost
 from mailgw.admin.socket import AdminSocket, SocketInUse
-from mailgw.assemble import House, Parts
+from mailgw.assemble import House, Identity, Parts
 from mailgw.config.model import Configuration, Listener
 from mailgw.dns.resolver import resolver
 from mailgw.gateways.dialing import Dialer
@@ -32,7 +33,6 @@ from mailgw.receive.protocol import SmtpFactory
 from mailgw.smtp.answers import ServerSettings
 from mailgw.storage.sqlite import SqliteStore
 from mailgw.tls import ServerTls
-from mailgw.values.address import Address
 
 __all__ = ["MailGateway", "make_house"]
 
@@ -49,15 +49,6 @@ class SystemClock:
     def now(self) -> datetime:
         """Now."""
         return datetime.now().astimezone()
-
-
-@implementer(IIdentity)
-@frozen
-class Identity:
-    """[server] hostname and postmaster."""
-
-    hostname: str
-    postmaster: Address
 
 
 @implementer(IObserver)
@@ -79,7 +70,7 @@ def make_house(configuration: Configuration, reactor: Any) -> House:
         IClock: SystemClock(),
         IDialer: Dialer(reactor),
         IIdentity: Identity(server.hostname, server.postmaster),
-        IResolver: resolver(reactor, [f"[{host}]:{port}" for host, port in server.resolvers]),
+        IResolver: resolver(reactor, server.resolvers),
         IReactorTime: reactor,
         IReactorThreads: reactor,
     }
@@ -138,13 +129,17 @@ class MailGateway(Service):
 
     def privilegedStartService(self) -> None:  # noqa: N802
         """Bind all ports; what fails here ends the start."""
+        problems: list[str] = []
         for one in self._open:
             for text in one.listener.endpoint:
                 try:
                     deferred = self._listen(text, one)
-                except ValueError as problem:
-                    _give_up(f'[listen.{one.listener.name}] endpoint "{text}": {problem}')
-                deferred.addCallbacks(one.ports.append, lambda failure, text=text: _refused(failure.value, text))
+                except (ValueError, TypeError, KeyError) as problem:
+                    problems.append(f'[listen.{one.listener.name}] endpoint "{text}": {problem}')
+                    continue
+                deferred.addCallbacks(one.ports.append, _collect, errbackArgs=(text, problems))
+        if problems:
+            _give_up("; ".join(problems))
         super().privilegedStartService()  # type: ignore[no-untyped-call]
 
     def _listen(self, text: str, one: _Open) -> "Deferred[Any]":
@@ -292,14 +287,15 @@ def _closable(parts: Parts) -> list[Any]:
     return [component for component in unique.values() if callable(getattr(component, "close", None))]
 
 
-def _refused(problem: BaseException, text: str) -> NoReturn:
-    if isinstance(problem, CannotListenError):
-        _give_up(f'cannot listen on "{text}": {problem.socketError}')
-    raise problem
+def _collect(failure: Failure, endpoint: str, problems: list[str]) -> None:
+    problem = failure.value
+    reason = str(problem.socketError) if isinstance(problem, CannotListenError) else str(problem) or repr(problem)
+    problems.append(f'cannot listen on "{endpoint}": {reason}')
 
 
 def _give_up(text: str) -> NoReturn:
-    # Before the log is open, or while nobody reads it yet: the operator at the terminal must see it.
+    # The log is open already, but an operator at a terminal may not be looking at it.
     _log.critical("mailgw does not start: {text}", text=text)
-    sys.stderr.write(f"mailgw does not start: {text}\n")
+    if sys.__stderr__ is not None:
+        sys.__stderr__.write(f"mailgw does not start: {text}\n")
     raise SystemExit(1)

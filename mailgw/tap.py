@@ -9,8 +9,7 @@ from twisted.internet import reactor
 from twisted.python.usage import Options as UsageOptions
 
 from mailgw import demo
-from mailgw.assemble import build_parts
-from mailgw.config.reading import read
+from mailgw.assemble import load
 from mailgw.interfaces import IObserver
 from mailgw.observe.json_lines import JsonLines
 from mailgw.observe.log import Log
@@ -38,9 +37,7 @@ def makeService(options: Options) -> IService:  # noqa: N802
     name, folder, json_log = options["config"], Path(options["demo-folder"]), options["json-log"]
     try:
         path = Path(name) if name is not None else demo.prepare(folder)
-        configuration = read(path)
-        house = make_house(configuration, loop)
-        parts = build_parts(configuration, house)
+        configuration, house, parts = load(path, lambda configuration: make_house(configuration, loop))
         observers: list[IObserver] = [Log()]
         if json_log is not None:
             observers.append(JsonLines(Path(json_log), loop))
@@ -55,9 +52,10 @@ def makeService(options: Options) -> IService:  # noqa: N802
 
 
 def _ready(demo_folder: Path | None) -> None:
-    if demo_folder is not None:
-        sys.stdout.write(demo.HOW_TO.format(folder=demo_folder))
-        sys.stdout.flush()
+    # Past the log, which has taken over sys.stdout.
+    if demo_folder is not None and sys.__stdout__ is not None:
+        sys.__stdout__.write(demo.HOW_TO.format(folder=demo_folder))
+        sys.__stdout__.flush()
 
 
 def _refuse(text: str) -> NoReturn:

@@ -191,7 +191,7 @@ def test_reading_and_building_report_together(tmp_path: Path) -> None:
     path = tmp_path / "both.toml"
     path.write_text(HEAD.replace("number = 2", "number = 3").replace("[server]", "[server]\ncolour = 1") + PERMIT)
     with pytest.raises(BadConfiguration) as caught:
-        load(path, still_house())
+        load(path, still_house)
     assert [problem.text for problem in caught.value.problems] == [
         "the configuration has no [[route]]: say with otherwise = true at least where all mail goes",
         '[server] has no key "colour"; it has hostname, postmaster, resolvers, shutdown_grace, soft_bounce, state',
@@ -200,7 +200,7 @@ def test_reading_and_building_report_together(tmp_path: Path) -> None:
 
 
 def test_the_example_can_be_built() -> None:
-    _, made = load(ROOT / "etc" / "mailgw.toml", still_house())
+    _, _, made = load(ROOT / "etc" / "mailgw.toml", still_house)
     assert made.gateways.keys() == {"mailboxes", "internet"}
     assert [rule.name for rule in made.routing.rules] == ['to "@ours"', "otherwise"]
     assert made.routing.rules[0].recipients is not None

@@ -21,7 +21,7 @@ from mailgw.journal import Held
 from mailgw.testing import MemoryServer, at
 
 def serve(moment="2026-01-05T10:00+00:00"):
-    _, parts = load(Path(sys.argv[1]), {**still_house(), IClock: at(moment)})
+    _, _, parts = load(Path(sys.argv[1]), lambda _: {**still_house(), IClock: at(moment)})
     rules = parts.rules["mx"]
     policies = {asked.component for asked in rules.client + rules.sender + rules.recipient + rules.content}
     return MemoryServer(policies=list(policies), permits=[asked.component for asked in rules.relay], routing=parts.routing)

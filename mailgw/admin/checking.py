@@ -1,7 +1,7 @@
 """What `mailgw check` verifies: the configuration itself, all that it names outside of itself, and who may relay."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -33,13 +33,16 @@ class Checked:
         return all(problem.severity != "error" for problem in self.problems)
 
 
-def check(path: Path, house: House, now: datetime | None = None) -> Checked:
-    """Check a configuration file without using the network. ``house``: providers for `given` fields; ``now``: for expiry, aware."""
+def check(path: Path, furnish: Callable[[Configuration], House], now: datetime | None = None) -> Checked:
+    """Check a configuration file without using the network.
+
+    ``furnish`` makes the providers for `given` fields; ``now``, with its time zone, is for expiry dates.
+    """
     configuration: Configuration | None
     parts: Parts | None = None
     problems: tuple[Problem, ...]
     try:
-        configuration, parts = load(path, house)
+        configuration, _, parts = load(path, furnish)
         problems = parts.warnings
     except BadConfiguration as bad:
         configuration, problems = bad.rest, bad.problems

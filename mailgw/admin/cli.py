@@ -65,7 +65,7 @@ def check(speaker: Speaker, file: Path | None) -> None:
     Warnings alone do not fail: the exit status is 0.
     """
     path = file or speaker.configuration()
-    checked = inspect(path, still_house())
+    checked = inspect(path, still_house)
     if speaker.as_json:
         problems = [asdict(problem) for problem in checked.problems]
         speaker.out.json({"file": str(path), "ok": checked.is_usable, "problems": problems, "matrix": [asdict(c) for c in checked.matrix]})

@@ -75,7 +75,7 @@ class PlanReader:
     """The question for a route, asked of a configuration; a context manager. Making it raises BadConfiguration."""
 
     def __init__(self, path: Path) -> None:
-        configuration, parts = load(path, still_house())
+        configuration, _, parts = load(path, still_house)
         self._signpost = Signpost(parts.routing, parts.rules, {name: listener.kind for name, listener in configuration.listen.items()})
 
     def __enter__(self) -> "PlanReader":

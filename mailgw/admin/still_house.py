@@ -6,24 +6,26 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from attrs import frozen
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailgw.assemble import House
-from mailgw.interfaces import Answer, IClock, IDialer, IIdentity, IMemory, IResolver, LookupFailed
+from mailgw.assemble import House, Identity
+from mailgw.config.model import Configuration
+from mailgw.interfaces import Answer, IClock, IDialer, IIdentity, IResolver, LookupFailed
 from mailgw.values.address import Address
 
 __all__ = ["still_house"]
 
+_POSTMASTER = Address("postmaster", "localhost")
 WHY = "no network is used while mailgw is not running"
 
 
-def still_house() -> House:
+def still_house(configuration: Configuration | None = None) -> House:
     """A house for building and asking components; what would need the network fails at once, as an outage would."""
+    server = configuration.server if configuration is not None else None
     clock = Clock()
     clock.advance(time.time())
     return {
@@ -32,8 +34,7 @@ def still_house() -> House:
         IReactorThreads: _NoThreads(),
         IResolver: _NoResolver(),
         IDialer: _NoDialer(),
-        IIdentity: _Nobody(),
-        IMemory: _NoMemory(),
+        IIdentity: Identity(server.hostname, server.postmaster) if server is not None else Identity("localhost", _POSTMASTER),
     }
 
 
@@ -41,13 +42,6 @@ def still_house() -> House:
 class _TimeOfDay:
     def now(self) -> datetime:
         return datetime.now(UTC).astimezone()
-
-
-@implementer(IIdentity)
-@frozen
-class _Nobody:
-    hostname: str = "localhost"
-    postmaster: Address = Address("postmaster", "localhost")  # noqa: RUF009  Address is frozen
 
 
 @implementer(IResolver)
@@ -60,17 +54,6 @@ class _NoResolver:
 class _NoDialer:
     async def dial(self, where: str, factory: Any, timeout: float) -> Any:  # noqa: ARG002
         raise ConnectError(string=f"{where}: {WHY}")  # type: ignore[no-untyped-call]
-
-
-@implementer(IMemory)
-class _NoMemory:
-    """Every key is asked for the first time."""
-
-    async def count(self, key: str, seconds: float, amount: int = 1) -> int:  # noqa: ARG002
-        return amount
-
-    async def first_seen(self, key: str, seconds: float) -> float:  # noqa: ARG002
-        return time.time()
 
 
 @implementer(IReactorThreads)

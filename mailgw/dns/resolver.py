@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from ipaddress import ip_address
 from typing import Any
 
 from attrs import define, field
@@ -14,7 +13,7 @@ from zope.interface import implementer
 from mailgw.dns.answers import KINDS, is_askable, negative_ttl, read
 from mailgw.interfaces import Answer, IResolver, LookupFailed
 
-__all__ = ["Resolver", "nameserver", "resolver"]
+__all__ = ["Resolver", "resolver"]
 
 _PATIENCE = (2, 3, 5)  # seconds for each round over all servers
 _MOST_ALIASES = 8
@@ -23,29 +22,13 @@ _LONGEST = 3600.0  # seconds: a forgotten TTL of a week must not outlive a move
 _NONE = Answer((), name_exists=False)
 
 
-def nameserver(text: str) -> tuple[str, int]:
-    """Read ``"192.0.2.53"``, ``"127.0.0.1:5353"`` or ``"[::1]:5353"``. Raises ValueError with a text fit for the administrator."""
-    host, port = text, "53"
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        port = rest.removeprefix(":")
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    try:
-        if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-            raise ValueError
-        return str(ip_address(host)), int(port)
-    except ValueError:
-        raise ValueError(f'"{text}" is no name server; write its IP address, perhaps with a port, like "127.0.0.1:5353"') from None
-
-
-def resolver(reactor: Any, servers: Sequence[str] = (), resolv_conf: str = "/etc/resolv.conf") -> "Resolver":
+def resolver(reactor: Any, servers: Sequence[tuple[str, int]] = (), resolv_conf: str = "/etc/resolv.conf") -> "Resolver":
     """Make the house's resolver.
 
     ``reactor`` provides IReactorUDP, IReactorTCP and IReactorTime. Without servers those of ``resolv_conf`` are asked; the
-    file is read again when it changes. Raises ValueError for a server that `nameserver` cannot read.
+    file is read again when it changes.
     """
-    known = [nameserver(server) for server in servers]
+    known = list(servers)
     client = Client(None if known else resolv_conf, known or None, _PATIENCE, reactor)  # type: ignore[no-untyped-call]
     return Resolver(client, reactor)
 

@@ -1,6 +1,7 @@
 """Who knows the recipients? The server that will get the mail: ask it while the client waits (a "call-forward")."""
 
 from collections import OrderedDict
+from pathlib import Path
 
 from attrs import Factory, field, frozen
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
@@ -30,7 +31,7 @@ class AskNextHop:
     address: str | list[str] = field(validator=a_next_hop)  # as for smarthost and lmtp; default port 25, or 24 with lmtp
     lmtp: bool = False  # speak LMTP instead of SMTP
     tls: TlsMode = "never"  # never | offered | require | implicit
-    trust: str = ""  # a PEM file of authorities for require and implicit; empty: those that the system trusts
+    trust: Path | None = None  # a PEM file of authorities for require and implicit; none: those that the system trusts
     remember: Duration = 300.0  # how long answers are kept
     max_remembered: int = 10000
     connect_timeout: Duration = 10.0

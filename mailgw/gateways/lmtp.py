@@ -1,6 +1,7 @@
 """Hand mail to a mailbox server, with an answer of its own for each recipient (RFC 2033)."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from attrs import Factory, field, frozen
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
@@ -26,7 +27,7 @@ class Lmtp:
 
     address: str | list[str] = field(validator=a_next_hop)  # "unix:/run/dovecot/lmtp", "127.0.0.1:24"; default port 24
     tls: TlsMode = "never"  # never | offered | require | implicit
-    trust: str = ""  # a PEM file of authorities for require and implicit; empty: those that the system trusts
+    trust: Path | None = None  # a PEM file of authorities for require and implicit; none: those that the system trusts
     connect_timeout: Duration = 30.0
     max_idle: Duration = 30.0  # how long an unused connection is kept
     max_messages: int = 1000  # on one connection

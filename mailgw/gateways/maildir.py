@@ -33,12 +33,10 @@ class _BadName(Exception):
     """A recipient's address makes no file name that we would touch."""
 
 
-def _known_placeholders(_: Any, attribute: "attrs.Attribute[Any]", value: str) -> None:
-    unknown = set(_PLACEHOLDER.findall(value)) - {"local_part", "domain"}
+def _known_placeholders(_: Any, attribute: "attrs.Attribute[Any]", value: Path) -> None:
+    unknown = set(_PLACEHOLDER.findall(str(value))) - {"local_part", "domain"}
     if unknown:
         raise ValueError(f"{attribute.name} knows {{local_part}} and {{domain}}, but not {', '.join(sorted(unknown))}")
-    if not value:
-        raise ValueError(f"{attribute.name} is empty")
 
 
 @implementer(IGateway)
@@ -49,7 +47,7 @@ class Maildir:
     Directories that are missing are made. Lines end with LF, as is the custom there. "Delivered" means: on the disk.
     """
 
-    path: str = field(validator=_known_placeholders)
+    path: Path = field(converter=Path, validator=_known_placeholders)
     clock: IClock = given(IClock)
     identity: IIdentity = given(IIdentity)
     threads: IReactorThreads = given(IReactorThreads)
@@ -73,7 +71,7 @@ class Maildir:
 
     def _maildir(self, recipient: Address) -> Path:
         values = {"local_part": recipient.local_part.lower(), "domain": recipient.domain.lower()}
-        return Path(_PLACEHOLDER.sub(lambda match: _file_name(values[match[1]]), self.path))
+        return Path(_PLACEHOLDER.sub(lambda match: _file_name(values[match[1]]), str(self.path)))
 
     def _name(self) -> str:
         now = self.clock.now().timestamp()

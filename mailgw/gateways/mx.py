@@ -1,6 +1,7 @@
 """Deliver to a domain's mail servers, as the DNS names them (RFC 5321 §5)."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from random import Random, SystemRandom
 from typing import Literal
 
@@ -36,7 +37,7 @@ class Mx:
 
     port: int = 25
     tls: Literal["never", "offered", "require"] = "offered"
-    trust: str = ""  # a PEM file of authorities for require; empty: those that the system trusts
+    trust: Path | None = None  # a PEM file of authorities for require; none: those that the system trusts
     max_addresses: int = 10  # tried in one attempt (RFC 5321 §5.1 wants two at least)
     connect_timeout: Duration = 30.0
     max_idle: Duration = 5.0  # how long an unused connection is kept

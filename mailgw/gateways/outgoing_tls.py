@@ -25,7 +25,7 @@ _MOST_KEPT = 256  # server names; a context costs a millisecond and some 100 KB
 class OutgoingTls:
     """How connections to next hops are protected. Never below TLS 1.2 (RFC 8996)."""
 
-    trust: str = ""  # a PEM file with certificates of authorities; empty: those that the system trusts
+    trust: Path | None = None  # a PEM file with certificates of authorities; none: those that the system trusts
     _kept: dict[str, IOpenSSLClientConnectionCreator] = field(factory=dict, init=False, repr=False, eq=False)
 
     def verified(self, name: str) -> IOpenSSLClientConnectionCreator:
@@ -34,7 +34,7 @@ class OutgoingTls:
         if creator is None:
             creator = optionsForClientTLS(
                 name,
-                trustRootFromCertificates(self._authorities()) if self.trust else None,  # type: ignore[no-untyped-call]
+                trustRootFromCertificates(_authorities(self.trust)) if self.trust else None,  # type: ignore[no-untyped-call]
                 extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_2},
             )
             self._keep(name, creator)
@@ -54,10 +54,10 @@ class OutgoingTls:
             del self._kept[next(iter(self._kept))]
         self._kept[key] = creator
 
-    def _authorities(self) -> list[Certificate]:
-        end = b"-----END CERTIFICATE-----"
-        pem = Path(self.trust).read_bytes()
-        return [Certificate.loadPEM(block + end) for block in pem.split(end)[:-1]]
+
+def _authorities(trust: Path) -> list[Certificate]:
+    end = b"-----END CERTIFICATE-----"
+    return [Certificate.loadPEM(block + end) for block in trust.read_bytes().split(end)[:-1]]
 
 
 _ANYONE = CertificateOptions(raiseMinimumTo=TLSVersion.TLSv1_2)

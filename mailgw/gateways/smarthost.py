@@ -1,6 +1,7 @@
 """Hand everything to one server, or to the first of several that can be reached."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from attrs import Factory, field, frozen
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
@@ -29,7 +30,7 @@ class Smarthost:
 
     address: str | list[str] = field(validator=a_next_hop)  # "host", "host:587", "192.0.2.1", "[2001:db8::1]:25"; default port 25
     tls: TlsMode = "offered"  # never | offered | require | implicit
-    trust: str = ""  # a PEM file of authorities for require and implicit; empty: those that the system trusts
+    trust: Path | None = None  # a PEM file of authorities for require and implicit; none: those that the system trusts
     connect_timeout: Duration = 30.0
     max_idle: Duration = 30.0  # how long an unused connection is kept
     max_messages: int = 100  # on one connection

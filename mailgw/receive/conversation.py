@@ -1,4 +1,7 @@
-"""The story of a session, told in one coroutine: what the client says, who is asked about it, what it hears."""
+"""The story of a session, told in one coroutine: what the client says, who is asked about it, what it hears.
+
+One file because it is one story, from the greeting to "queued as".
+"""
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path

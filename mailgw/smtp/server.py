@@ -14,6 +14,8 @@ in transaction   RCPT after MAIL; DATA and BDAT after an accepted RCPT; not MAIL
 in data          octets up to CRLF "." CRLF, or as many as BDAT said
 in an AUTH       one line: a response in base64 or ``*``
 ===============  =================================================================================================
+
+One file because the order of commands is one table, best read in one piece.
 """
 
 from base64 import b64decode, b64encode

@@ -52,7 +52,7 @@ def checked(folder: Path, more: str = "", old: str = "", new: str = "", now: dat
     assert old in TEXT
     path = folder / "mailgw.toml"
     path.write_text(TEXT.replace(old, new) + more)
-    result = check(path, still_house(), now)
+    result = check(path, still_house, now)
     return result, [str(problem).replace(str(folder), "DIR") for problem in result.problems]
 
 
@@ -163,7 +163,7 @@ def test_errors_inside_and_outside_are_told_together(folder: Path) -> None:
 def test_a_file_that_says_nothing(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mailgw.toml"
     path.write_text(text)
-    result = check(path, still_house())
+    result = check(path, still_house)
     assert result.problems
     assert result.matrix == ()
     assert not result.is_usable

@@ -16,7 +16,7 @@ CASES = sorted(path.stem for path in BROKEN.glob("*.toml"))
 def messages(path: Path) -> list[str]:
     """The lines of all problems, with the path as it is given and without tracebacks."""
     with pytest.raises(BadConfiguration) as caught:
-        load(path, {IClock: at("2026-01-05T10:00+00:00")})
+        load(path, lambda _: {IClock: at("2026-01-05T10:00+00:00")})
     return [line for problem in caught.value.problems for line in str(problem).splitlines() if line.startswith(str(path))]
 
 

@@ -11,7 +11,7 @@ from twisted.names import dns
 from twisted.names.error import DNSNameError, DNSQueryRefusedError, DNSServerError
 from zope.interface.verify import verifyObject
 
-from mailgw.dns.resolver import Resolver, nameserver
+from mailgw.dns.resolver import Resolver
 from mailgw.interfaces import Answer, IResolver, LookupFailed
 from mailgw.testing.running import run
 
@@ -166,17 +166,3 @@ def test_contract() -> None:
     assert verifyObject(IResolver, Resolver(Client({}), Clock()))
     with pytest.raises(ValueError, match="none of"):
         run(Resolver(Client({}), Clock()).lookup("example.org", "NS"))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("192.0.2.53", ("192.0.2.53", 53)), ("127.0.0.1:5353", ("127.0.0.1", 5353)), ("[::1]:5353", ("::1", 5353)), ("::1", ("::1", 53))],
-)
-def test_nameserver(text: str, expected: tuple[str, int]) -> None:
-    assert nameserver(text) == expected
-
-
-@pytest.mark.parametrize("text", ["ns.example.org", "127.0.0.1:0", "127.0.0.1:x", "", "[::1"])
-def test_no_nameserver(text: str) -> None:
-    with pytest.raises(ValueError, match="is no name server"):
-        nameserver(text)

@@ -126,7 +126,8 @@ ANSWERS = {
     Quit: [Reply(221, "2.0.0", "bye")],
 }
 COMMANDS = [
-    *[b"EHLO c", b"HELO c", b"MAIL FROM:<a@b.example>", b"MAIL FROM:<> BODY=BINARYMIME", b"RCPT TO:<c@d.example>", b"DATA", b"RSET", b"NOOP"],
+    *[b"EHLO c", b"HELO c"],
+    *[ b"MAIL FROM:<a@b.example>", b"MAIL FROM:<> BODY=BINARYMIME", b"RCPT TO:<c@d.example>", b"DATA", b"RSET", b"NOOP"],
     *[b"BDAT 3", b"BDAT 5 LAST", b"BDAT 0 LAST", b"QUIT", b"STARTTLS", b"AUTH PLAIN", b"*", b".", b"", b"a\nb", b"\xff\0", b"x" * 3000],
 ]
 WORDS = st.sampled_from(COMMANDS)

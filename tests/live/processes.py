@@ -1,0 +1,217 @@
+"""Real processes on loopback: the gateway under twistd, and the neighbours it talks to."""
+
+import os
+import shutil
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+PATIENCE = 30.0  # seconds until something that must happen counts as not happening
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(condition, what, patience=PATIENCE):
+    """Poll until the condition gives something true, and give that."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        result = condition()
+        if result:
+            return result
+        time.sleep(0.02)
+    raise AssertionError(f"{what} did not happen within {patience} s")
+
+
+def answers(port):
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        return connection.recv(4)[:3] == b"220"
+    return False
+
+
+class Gateway:
+    """``twistd mailgw`` with a configuration; a context manager that leaves no process behind."""
+
+    def __init__(self, folder, configuration, port):
+        self.folder, self.port = folder, port
+        self.file = folder / "mailgw.toml"
+        self.file.write_text(configuration)
+        self.log = folder / "log"
+        self.process = None
+
+    def start(self):
+        command = [BIN / "twistd", "-n", "--pidfile=", f"--logfile={self.log}", "mailgw", "--config", self.file]
+        self.process = subprocess.Popen(command, cwd=self.folder, stderr=subprocess.PIPE)
+        wait_until(lambda: answers(self.port) or self.process.poll() is not None, "the greeting")
+        assert self.process.poll() is None, self.process.stderr.read().decode()
+        return self
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+    def cli(self, *words):
+        command = [BIN / "mailgw", "--config", self.file, *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+
+    def client(self):
+        return smtplib.SMTP("127.0.0.1", self.port, timeout=PATIENCE)
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if self.process is not None:
+            self.process.stderr.close()
+
+
+CONFIGURATION = """\
+[server]
+hostname = "mx.example.org"
+state = "state"
+shutdown_grace = "5s"
+{server}
+[listen.mx]
+kind = "relay"
+endpoint = "tcp:{port}:interface=127.0.0.1"
+max_commands = 100000
+{listen}
+[domains]
+ours = ["example.org"]
+[[permit]]
+on = "mx"
+to = "@ours"
+{rest}
+"""
+
+
+def gateway_in(folder, rest, server="", listen=""):
+    """Make a gateway; ``rest`` is the end of its configuration: routes and gateways."""
+    folder.mkdir(exist_ok=True)
+    port = free_port()
+    return Gateway(folder, CONFIGURATION.format(port=port, rest=rest, server=server, listen=listen), port)
+
+
+def need(*programs):
+    """Skip where a program is missing, with its name as the reason."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    found = [shutil.which(program, path=path) for program in programs]
+    for program, where in zip(programs, found, strict=True):
+        if where is None:
+            pytest.skip(f"{program} is not installed")
+    return found[0] if len(found) == 1 else found
+
+
+class SmtpSink:
+    """A next hop in a thread that keeps what it takes; ``verdict(command, argument)`` may give another reply."""
+
+    def __init__(self, verdict=lambda command, argument: None, lmtp=False):
+        self.verdict, self.lmtp = verdict, lmtp
+        self.messages = []  # (sender, recipients, content)
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        self.port = self.listener.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            connection.settimeout(PATIENCE)
+            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _serve(self, connection):
+        with suppress(OSError), connection, connection.makefile("rwb") as stream:
+            self._talk(stream)
+
+    def _talk(self, stream):
+        def say(reply):
+            stream.write(reply.encode() + b"\r\n")
+
+        say("220 sink.example ESMTP")
+        stream.flush()
+        sender, recipients = None, []
+        for line in stream:
+            verb, _, argument = line.decode().strip().partition(" ")
+            verb = verb.upper()
+            other = self.verdict(verb, argument)
+            if other == "drop":
+                return
+            if other:
+                say(other)
+            elif verb in ("EHLO", "LHLO"):
+                say("250-sink.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES")
+            elif verb == "MAIL":
+                sender, recipients = argument.partition("<")[2].partition(">")[0], []
+                say("250 2.1.0 ok")
+            elif verb == "RCPT":
+                recipients.append(argument.partition("<")[2].partition(">")[0])
+                say("250 2.1.5 ok")
+            elif verb == "DATA":
+                if not recipients:
+                    say("554 5.5.1 no recipients")
+                    stream.flush()
+                    continue
+                say("354 go")
+                stream.flush()
+                content = b""
+                for text in stream:
+                    if text == b".\r\n":
+                        break
+                    content += text[1:] if text.startswith(b".") else text
+                else:
+                    return  # the client went away in the middle: nothing was sent
+                final = [self.verdict(".", recipient) or "250 2.0.0 taken" for recipient in recipients]
+                if not self.lmtp:
+                    final = [self.verdict(".", "") or "250 2.0.0 taken"]
+                taken = [one for one, reply in zip(recipients, final * len(recipients), strict=False) if reply.startswith("250")]
+                if taken:
+                    self.messages.append((sender, taken, content))
+                for reply in final:
+                    say(reply)
+            elif verb == "QUIT":
+                say("221 2.0.0 bye")
+                stream.flush()
+                return
+            else:
+                say("250 2.0.0 ok")
+            stream.flush()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.listener.close()
+
+
+def mails(maildir):
+    """The messages of a Maildir, as bytes."""
+    return [path.read_bytes() for path in sorted((maildir / "new").glob("*"))] if (maildir / "new").is_dir() else []
