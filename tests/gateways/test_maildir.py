@@ -98,7 +98,7 @@ def test_it_is_on_the_disk_before_it_is_delivered(tmp_path: Path, monkeypatch: p
     assert steps == ["sync tmp", "rename", f"sync {tmp_path.name}"]
 
 
-@pytest.mark.parametrize("path", ["", "/var/mail/{user}"])
+@pytest.mark.parametrize("path", ["/var/mail/{user}", "{}"])
 def test_paths_that_are_refused(path: str) -> None:
     with pytest.raises(ValueError, match="path"):
         a_maildir(path)

@@ -54,10 +54,10 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture(scope="module")
-def trust(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+def trust(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("ca") / "ca.pem"
     authority.cert_pem.write_to_path(str(path))
-    return str(path)
+    return path
 
 
 def context(authority: trustme.CA, *names: str) -> Any:
@@ -152,7 +152,7 @@ def test_two_messages_and_a_question_over_one_connection(loopback: Loopback) -> 
 
 
 @pytest.mark.parametrize("tls", ["never", "offered", "require", "implicit"])
-def test_a_big_message_over(loopback: Loopback, authority: trustme.CA, trust: str, tmp_path: Path, tls: str) -> None:
+def test_a_big_message_over(loopback: Loopback, authority: trustme.CA, trust: Path, tmp_path: Path, tls: str) -> None:
     original = b"Subject: x\r\n\r\n" + b".dots and dots\r\n" * 200_000
     (tmp_path / "m").write_bytes(original)
     certificate = context(authority, "mail.example")
@@ -174,7 +174,7 @@ WRONG = {
 
 @pytest.mark.parametrize("tls", ["require", "implicit"])
 @pytest.mark.parametrize("name", WRONG)
-def test_a_certificate_that_does_not_fit(loopback: Loopback, authority: trustme.CA, trust: str, tls: str, name: str) -> None:
+def test_a_certificate_that_does_not_fit(loopback: Loopback, authority: trustme.CA, trust: Path, tls: str, name: str) -> None:
     issued_to, trusted = WRONG[name]
     certificate = context(authority if trusted else trustme.CA(), issued_to)
     server = MailServer(tls=None if tls == "implicit" else certificate)
@@ -212,7 +212,7 @@ def test_starttls_refused(loopback: Loopback, authority: trustme.CA) -> None:
         assert loopback.deliver(Smarthost, f"mail.example:{loopback.listen(server)}", tls=tls).fate.value == fate
 
 
-def test_requiretls_is_kept_even_where_tls_is_only_offered(loopback: Loopback, authority: trustme.CA, trust: str) -> None:
+def test_requiretls_is_kept_even_where_tls_is_only_offered(loopback: Loopback, authority: trustme.CA, trust: Path) -> None:
     shipment = a_shipment(envelope=an_envelope(requiretls=True))
     good = MailServer(tls=context(authority, "mail.example"), offers=("PIPELINING", "REQUIRETLS"))
     assert loopback.deliver(Smarthost, f"mail.example:{loopback.listen(good)}", shipment, trust=trust).fate.value == "delivered"
@@ -226,7 +226,7 @@ def test_requiretls_is_kept_even_where_tls_is_only_offered(loopback: Loopback, a
 
 
 def test_a_trust_file_that_is_missing(loopback: Loopback) -> None:
-    outcome = loopback.deliver(Smarthost, f"127.0.0.1:{loopback.listen(MailServer())}", tls="require", trust="/nowhere/ca.pem")
+    outcome = loopback.deliver(Smarthost, f"127.0.0.1:{loopback.listen(MailServer())}", tls="require", trust=Path("/nowhere/ca.pem"))
     assert (outcome.fate.value, outcome.reply.enhanced) == ("later", "4.3.5")
 
 
