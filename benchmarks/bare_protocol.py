@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from twisted.internet import protocol, reactor
+from twisted.internet import protocol
+from twisted.internet import reactor as installed
 
+reactor: Any = installed
 _Waiting = tuple[bytes, list[bytes], bytes, Callable[[], None]]
 
 
@@ -68,6 +70,7 @@ class Bare(protocol.Protocol):
 
     def connectionMade(self) -> None:  # noqa: N802 - named by Twisted
         self.buffer, self.in_data = b"", False
+        self.recipients: list[bytes] = []
         self.say(b"220 limit ESMTP\r\n")
 
     def say(self, reply: bytes) -> None:
@@ -125,7 +128,8 @@ class Bare(protocol.Protocol):
         return b"250 2.0.0 ok\r\n"
 
     def leave(self, _: bytes) -> bytes:
-        reactor.callLater(0, self.transport.loseConnection)
+        transport: Any = self.transport
+        reactor.callLater(0, transport.loseConnection)
         return b"221 2.0.0 bye\r\n"
 
     verbs: ClassVar = {b"EHLO": ehlo, b"HELO": ehlo, b"MAIL": mail, b"RCPT": rcpt, b"DATA": data, b"RSET": rset, b"QUIT": leave}
@@ -137,7 +141,7 @@ def main() -> None:
     options.add_argument("--database", required=True, help="a file that does not exist yet")
     chosen = options.parse_args()
     Bare.store = Store(chosen.database)
-    factory = protocol.Factory()
+    factory = protocol.ServerFactory()
     factory.protocol, factory.noisy = Bare, False
     reactor.listenTCP(chosen.port, factory, backlog=500, interface="127.0.0.1")
     reactor.run()

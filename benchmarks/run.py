@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from attrs import asdict, frozen
-from processes import ProcessTree, free_port
+from process_tree import ProcessTree, free_port
 from rich.console import Console
 from rich.table import Table
 from servers import SERVERS, Server
@@ -37,7 +37,7 @@ class Case:
     size: int = 1024  # octets
     how: str = "one-by-one"  # as load.py has it
     relay: bool = False  # all the way to a sink; else the server is to discard what it accepted
-    share: float = 1.0  # of the messages that a case has: slow ones need fewer for a run of the same length
+    share: float = 1.0  # of the messages of a turn: slow cases need fewer for a turn of the same length
 
 
 CASES = (
@@ -157,26 +157,23 @@ def those_who_can(case: Case, servers: list[Server]) -> list[Server]:
     return [server for server in servers if (server.relays or not case.relay) and (server.speaks_bdat or case.how != "bdat")]
 
 
-def table(results: dict[str, dict[str, Figures]]) -> Table:
-    """The figures for people."""
-    drawn = Table(title="CPU per message, medians")
-    for title in ("case", "server", "CPU µs", "x bare", "x postfix", "messages/s", "p50 ms", "p99 ms", "peak MiB", "load busy"):
-        drawn.add_column(title, justify="left" if title in ("case", "server") else "right")
-    for case, rows in results.items():
-        for index, (server, row) in enumerate(rows.items()):
-            drawn.add_row(
-                "" if index else case,
-                server,
-                f"{row.cpu_us:.0f}",
-                _ratio(row, rows.get("bare")),
-                _ratio(row, rows.get("postfix")),
-                f"{row.rate:.0f}",
-                f"{row.p50_ms:.2f}",
-                f"{row.p99_ms:.2f}",
-                f"{row.memory / 1048576:.0f}",
-                f"{row.load_busy:.0%}",
-                end_section=index == len(rows) - 1,
-            )
+def table(case: str, rows: dict[str, Figures]) -> Table:
+    """The figures of a case for people."""
+    drawn = Table(title=case, title_justify="left", width=80)
+    for title in ("server", "CPU µs", "x bare", "x postfix", "msgs/s", "p50 ms", "p99 ms", "MiB", "load"):
+        drawn.add_column(title, justify="left" if title == "server" else "right", no_wrap=True)
+    for server, row in rows.items():
+        drawn.add_row(
+            server,
+            f"{row.cpu_us:.0f}",
+            _ratio(row, rows.get("bare")),
+            _ratio(row, rows.get("postfix")),
+            f"{row.rate:.0f}",
+            f"{row.p50_ms:.2f}",
+            f"{row.p99_ms:.2f}",
+            f"{row.memory / 1048576:.0f}",
+            f"{row.load_busy:.0%}",
+        )
     return drawn
 
 
@@ -187,7 +184,7 @@ def _ratio(row: Figures, other: Figures | None) -> str:
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--quick", action="store_true", help="one turn with a tenth of the messages: does everything work?")
-    options.add_argument("--messages", type=int, default=20000, help="of one turn (%(default)s); some cases take a share of it")
+    options.add_argument("--messages", type=int, default=20000, help="of one turn (%(default)s); slow cases and servers take a share")
     options.add_argument("--rounds", type=int, default=3, help="turns of each server at each case (%(default)s)")
     options.add_argument("--only", default="", help="cases with this in their name")
     options.add_argument("--servers", default=",".join(SERVERS), help="%(default)s")
@@ -206,14 +203,16 @@ def main() -> int:
             servers.append(server)
     surroundings = machine()
     turns: dict[str, dict[str, list[Figures]]] = {}
-    for case in [case for case in CASES if chosen.only in case.name]:
-        those = turns[case.name] = {server.name: [] for server in those_who_can(case, servers)}
+    for one in [one for one in CASES if chosen.only in one.name]:
+        those = turns[one.name] = {server.name: [] for server in those_who_can(one, servers)}
         for turn in range(rounds):
             for name in those:
-                progress.print(f"{case.name}: {name}, {turn + 1} of {rounds}")
-                those[name].append(measure(SERVERS[name], case, max(int(messages * case.share), case.sessions), chosen.folder))
+                progress.print(f"{one.name}: {name}, {turn + 1} of {rounds}")
+                count = max(int(messages * one.share * SERVERS[name].share), one.sessions)
+                those[name].append(measure(SERVERS[name], one, count, chosen.folder))
     results = {case: {name: medians(figures) for name, figures in rows.items()} for case, rows in turns.items()}
-    screen.print(table(results))
+    for case, rows in results.items():
+        screen.print(table(case, rows))
     screen.print(", ".join(f"{name} {value}" for name, value in surroundings.items()))
     if chosen.json:
         report = {

@@ -122,6 +122,7 @@ class Server:
 
     name: str
     command: Callable[[Path, int, int | None], list[object]]  # folder, port to listen on, port of the next hop or None: discard
+    share: float  # of the messages of a turn, so that all take about as long
     relays: bool = True
     speaks_bdat: bool = True
     missing: Callable[[], str] = _always  # why it cannot be measured here
@@ -130,8 +131,8 @@ class Server:
 SERVERS = {
     server.name: server
     for server in (
-        Server("bare", _bare, relays=False, speaks_bdat=False),
-        Server("mailgw", _mailgw),
-        Server("postfix", _postfix, missing=_postfix_missing),
+        Server("bare", _bare, 1.0, relays=False, speaks_bdat=False),
+        Server("mailgw", _mailgw, 0.5),
+        Server("postfix", _postfix, 0.25, missing=_postfix_missing),
     )
 }

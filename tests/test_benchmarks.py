@@ -1,0 +1,204 @@
+"""The tools that measure count right. How fast anything is, is not tested."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+PATIENCE = 60.0  # seconds until something that must happen counts as not happening
+
+
+@pytest.fixture
+def tools(monkeypatch):
+    """The folder's modules can be imported."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+@pytest.fixture
+def sink():
+    process = subprocess.Popen(
+        [sys.executable, BENCHMARKS / "sink.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    yield process
+    process.communicate(timeout=PATIENCE)
+
+
+def ask(process):
+    return json.loads(process.stdout.readline())
+
+
+def load(port, *options):
+    command = [sys.executable, BENCHMARKS / "load.py", str(port), *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("how", "sessions", "per_connection", "size", "connections"),
+    [
+        pytest.param("one-by-one", 3, 0, 1024, 3, id="many-per-connection"),
+        pytest.param("one-by-one", 3, 1, 1024, 20, id="one-per-connection"),
+        pytest.param("one-by-one", 1, 7, 0, 3, id="seven-per-connection"),
+        pytest.param("pipelined", 4, 0, 1024, 4, id="pipelined"),
+        pytest.param("one-by-one", 30, 0, 1024, 20, id="more-sessions-than-messages"),
+        pytest.param("pipelined", 2, 0, 1 << 20, 2, id="more-than-a-socket-takes-at-once"),
+    ],
+)
+def test_what_is_sent_arrives_and_is_counted(tools, sink, how, sessions, per_connection, size, connections):
+    from load import content
+
+    port = ask(sink)["port"]
+    status, result = load(port, "--messages", 20, "--sessions", sessions, "--per-connection", per_connection, "--size", size, "--how", how)
+    sink.stdin.write("\n")
+    arrived = ask(sink)
+    assert (status, result["acknowledged"], result["failed"], result["connections"]) == (0, 20, 0, connections)
+    assert (arrived["messages"], arrived["octets"], arrived["unknown"]) == (20, 20 * len(content(size)), 0)
+    assert arrived["connections"] == connections
+    assert result["began"] < arrived["last"] <= result["began"] + result["seconds"]
+    assert result["rate"] == pytest.approx(20 / result["seconds"])
+    assert 0 < result["p50_ms"] <= result["p99_ms"] <= result["seconds"] * 1000
+
+
+def test_a_refused_message_is_no_acknowledged_message(sink):
+    status, result = load(ask(sink)["port"], "--messages", 5, "--sessions", 2, "--how", "bdat")  # which the sink does not know
+    assert (status, result["acknowledged"], result["failed"]) == (1, 0, 5)
+    assert result["first_failure"] == "500 5.5.1 unknown"
+
+
+def serve(talk):
+    """Have one connection after the other talked to, in a thread; give the port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def run():
+        while True:
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rwb", buffering=0) as stream:
+                talk(stream)
+
+    threading.Thread(target=run, daemon=True).start()
+    return listener.getsockname()[1]
+
+
+def test_a_lost_connection_is_no_acknowledged_message():
+    def talk(stream):
+        stream.write(b"220 here\r\n")
+        stream.readline()
+
+    status, result = load(serve(talk), "--messages", 4, "--sessions", 1)
+    assert (status, result["acknowledged"], result["failed"], result["first_failure"]) == (1, 0, 4, "connection closed")
+
+
+@pytest.mark.parametrize(("per_connection", "least"), [pytest.param(1, 60, id="from-connect"), pytest.param(0, 30, id="from-mail")])
+def test_latency_holds_what_the_client_waited_for(per_connection, least):
+    def talk(stream):
+        time.sleep(0.03)
+        stream.write(b"220-split\r\n220 here\r\n")
+        while line := stream.readline():
+            if line == b".\r\n":
+                time.sleep(0.03)
+                stream.write(b"250 ok\r\n")
+            elif line.startswith((b"EHLO", b"MAIL", b"RCPT")):
+                stream.write(b"250-several\r\n25")
+                stream.write(b"0 lines\r\n")
+            elif line == b"DATA\r\n":
+                stream.write(b"354 go\r\n")
+            elif line == b"QUIT\r\n":
+                stream.write(b"221 bye\r\n")
+
+    status, result = load(serve(talk), "--messages", 3, "--sessions", 1, "--size", 0, "--per-connection", per_connection)
+    assert (status, result["acknowledged"]) == (0, 3)
+    assert result["p50_ms"] >= least
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "expected"),
+    [([], 0.5, 0.0), ([3.0], 0.99, 3.0), ([2.0, 1.0], 0.5, 1.0), ([*range(100, 0, -1)], 0.99, 99), ([*range(1000, 0, -1)], 0.5, 500)],
+)
+def test_percentiles(tools, values, share, expected):
+    from load import percentile
+
+    assert percentile(values, share) == expected
+
+
+def test_the_cpu_of_children_counts_whether_they_live_or_not(tools, tmp_path):
+    from process_tree import ProcessTree
+
+    # Each says what it has used itself; the first child has ended when the second begins.
+    burn = "import time\nwhile time.process_time() < 0.2: pass\nprint(time.process_time(), flush=True)"
+    (tmp_path / "child.py").write_text(f"{burn}\nimport sys\nif sys.argv[1:]: time.sleep(600)")
+    (tmp_path / "parent.py").write_text(
+        "import subprocess, sys\nsubprocess.run([sys.executable, 'child.py'])\n"
+        f"other = subprocess.Popen([sys.executable, 'child.py', 'stay'])\n{burn}\nother.wait()"
+    )
+    with ProcessTree([sys.executable, "parent.py"], tmp_path) as tree:
+        end = time.monotonic() + PATIENCE
+        while len(said := tree.output.read_text().split()) < 3 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert len(tree.pids()) == 2
+        # Steps of 10 ms, cut off, for four counters; and what a process does after it has spoken.
+        assert sum(map(float, said)) - 0.05 < tree.cpu() < sum(map(float, said)) + 0.15
+        assert tree.peak_memory() > 2 * 4 * 1024 * 1024
+
+
+def test_no_process_is_left_behind(tools, tmp_path):
+    from process_tree import ProcessTree
+
+    # A child in a session of its own that does not hear SIGTERM.
+    child = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)"
+    with ProcessTree([sys.executable, "-c", parent], tmp_path) as tree:
+        end = time.monotonic() + PATIENCE
+        while "deaf" not in tree.output.read_text() and time.monotonic() < end:
+            time.sleep(0.01)
+        pids = tree.pids()
+        assert len(pids) == 2
+    end = time.monotonic() + PATIENCE
+    while any(is_running(pid) for pid in pids) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not any(is_running(pid) for pid in pids)
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def run(*options):
+    command = [sys.executable, BENCHMARKS / "run.py", *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env={**os.environ, "COLUMNS": "80"})
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(("only", "servers"), [("pipelined", ["bare", "mailgw"]), ("relay", ["mailgw"])])
+def test_a_run_gives_a_table_and_figures(tmp_path, only, servers):
+    file = tmp_path / "figures.json"
+    done = run("--only", only, "--servers", ",".join(servers), "--messages", 200, "--rounds", 1, "--json", file, "--folder", tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(file.read_text())
+    [(case, rows)] = report["medians"].items()
+    assert only in case
+    assert list(rows) == servers
+    assert case in done.stdout
+    for server, row in rows.items():
+        assert report["turns"][case][server] == [row]
+        assert row["cpu_us"] > 0
+        assert row["rate"] > 0
+        assert f"{row['cpu_us']:.0f}" in done.stdout
+    assert set(report["machine"]) >= {"cpu", "cores", "kernel", "python", "twisted"}
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_an_unknown_server_is_named():
+    done = run("--servers", "bare,sendmail")
+    assert done.returncode == 2
+    assert "no server sendmail; there are bare, mailgw, postfix" in done.stderr
