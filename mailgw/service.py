@@ -28,6 +28,7 @@ from mailgw.gateways.dialing import Dialer
 from mailgw.interfaces import IClock, IDialer, IIdentity, IObserver, IResolver, StoreUnavailable
 from mailgw.journal import Fault, Journal
 from mailgw.queue.dispatcher import Dispatcher
+from mailgw.receive.aliases import read_aliases
 from mailgw.receive.conversation import Reception
 from mailgw.receive.protocol import SmtpFactory
 from mailgw.smtp.answers import ServerSettings
@@ -110,7 +111,7 @@ class MailGateway(Service):
         observers: Sequence[IObserver] = (),
         ready: Callable[[], None] = lambda: None,
     ) -> None:
-        """Make one; ``ready`` is called when it takes mail. Raises OSError and ValueError for a certificate that cannot be used."""
+        """Make one; ``ready`` is called when it takes mail. Raises OSError and ValueError for files that cannot be used."""
         self._configuration = configuration
         self._parts = parts
         self._identity: Any = house[IIdentity]
@@ -119,6 +120,9 @@ class MailGateway(Service):
         self._faults = _Faults()
         self._journal = Journal((*observers, self._faults))
         self._observers = observers
+        self._aliases = {
+            name: read_aliases(one.aliases) for name, one in configuration.listen.items() if one.aliases is not None
+        }
         tls = {name: ServerTls(one.certificate, one.key, reactor) for name, one in configuration.tls.items()}
         self._open = [_Open(listener, tls.get(listener.tls)) for listener in configuration.listen.values()]
         self._store: SqliteStore | None = None
@@ -207,6 +211,7 @@ class MailGateway(Service):
                 max_errors=listener.max_errors,
                 max_commands=listener.max_commands,
                 fix_line_ends=listener.line_endings == "fix",
+                expands=listener.aliases is not None,
                 soft_bounce=server.soft_bounce,
             ),
             rules=self._parts.rules[listener.name],
@@ -221,6 +226,7 @@ class MailGateway(Service):
             command_timeout=listener.command_timeout,
             data_timeout=listener.data_timeout,
             message_timeout=listener.message_timeout,
+            aliases=self._aliases.get(listener.name),
         )
         return SmtpFactory(
             reception,

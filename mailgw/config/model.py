@@ -83,6 +83,7 @@ class Listener:
     max_sessions_per_client: int = 100
     max_hops: int = 50  # Received: fields (RFC 5321 §6.3)
     line_endings: Literal["refuse", "fix"] = "refuse"  # bare CR or LF
+    aliases: Path | None = None  # what EXPN tells (RFC 5321 §3.5.2); none: EXPN is not offered
     command_timeout: Duration = 300.0
     data_timeout: Duration = 300.0  # between two pieces of content
     message_timeout: Duration = 3600.0  # for the whole content

@@ -19,6 +19,7 @@ from mailgw.receive.transaction import Findings, Transaction
 from mailgw.routing import Found, Routing
 from mailgw.smtp.events import Auth, Closing, Data, Expand, Hello, Mail, Piece, Quit, Rcpt, Reset, StartTls
 from mailgw.smtp.server import ServerEngine, ServerSettings
+from mailgw.values.address import Address
 from mailgw.values.content import Content
 from mailgw.values.decision import Verdict
 from mailgw.values.delivery import Envelope
@@ -77,7 +78,7 @@ class Reception:
     command_timeout: float = 300.0  # seconds; RFC 5321 §4.5.3.2.7
     data_timeout: float = 300.0  # between two pieces of content
     message_timeout: float = 3600.0  # for all content of a message
-    aliases: Mapping[str, tuple[str, ...]] | None = None  # for EXPN
+    aliases: Mapping[str, tuple[Address, ...]] | None = None  # for EXPN
     asker: Asker = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -219,7 +220,7 @@ class Conversation:
         self._refuse("auth", _NO_AUTH, "login")
 
     async def _on_expand(self, event: Expand) -> None:
-        members = (self._reception.aliases or {}).get(event.name.lower().strip("<>"))
+        members = (self._reception.aliases or {}).get(event.name.strip("<>").lower())
         if members is None:
             self._engine.answer(_NO_ALIAS)
         else:
