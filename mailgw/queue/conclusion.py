@@ -9,7 +9,7 @@ from attrs import Factory, define
 
 from mailgw.journal import Delayed, Delivered, Failed
 from mailgw.queue.bounce import Action, Report, wanted
-from mailgw.queue.retry import Schedule, next_attempt
+from mailgw.queue.retry import Schedule, earliest, next_attempt
 from mailgw.values.address import Address
 from mailgw.values.delivery import Destination, Fate, Handed, Outcome, later
 from mailgw.values.ledger import Parcel, Queued, Settlement, State
@@ -86,7 +86,7 @@ def conclude(
                 now=now,
                 attempts=attempts,
                 delay_told=told,
-                not_before=not_before,
+                not_before=max(not_before, earliest(now, outcome.retry_after)),
                 chance=randomness.random(),
             )
             if following.due is None:

@@ -18,7 +18,7 @@ from mailgw.queue.bounce import Report
 from mailgw.queue.conclusion import conclude, understand
 from mailgw.queue.fairness import Job, Lane, Lanes
 from mailgw.queue.reading import Reading
-from mailgw.queue.retry import Schedule, back_off
+from mailgw.queue.retry import Schedule, back_off, earliest
 from mailgw.queue.settling import Finished, Settling
 from mailgw.queue.telling import Telling
 from mailgw.routing import Routing
@@ -304,7 +304,8 @@ class Dispatcher:
         if now >= lane.blocked_until:  # several attempts that began together count once
             lane.failures += 1
             lane.blocked_until = now + back_off(self._schedule(lane.destination), lane.failures)
-        lane.said = outcome
+        lane.blocked_until = max(lane.blocked_until, earliest(now, outcome.retry_after))
+        lane.said = evolve(outcome, retry_after=None)  # what it asked for counts from now, not from when another message comes by
         for job in self._lanes.clear(lane):
             self._put_back(job)
 

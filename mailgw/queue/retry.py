@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 from attrs import frozen
 
-__all__ = ["LONGEST_BACK_OFF", "Next", "Schedule", "back_off", "next_attempt"]
+__all__ = ["LONGEST_BACK_OFF", "LONGEST_WISH", "Next", "Schedule", "back_off", "earliest", "next_attempt"]
 
 JITTER = 0.05  # of the interval, added only: messages that failed together need not come back together
 LONGEST_BACK_OFF = 900.0  # seconds: a dead destination is cheap to try, and its mail should flow soon after it came back
+LONGEST_WISH = 86400.0  # seconds: a destination that asks for more patience is asked again after this all the same
 
 
 @frozen
@@ -66,3 +67,8 @@ def next_attempt(
 def back_off(schedule: Schedule, failures: int) -> float:
     """For how many seconds a destination is left alone after it was unreachable ``failures`` times in a row."""
     return min(schedule.retry[min(max(failures, 1), len(schedule.retry)) - 1], LONGEST_BACK_OFF)
+
+
+def earliest(now: float, retry_after: float | None) -> float:
+    """Before which moment, in POSIX seconds, a destination that asked for ``retry_after`` seconds of peace is not tried; 0.0: none."""
+    return now + min(max(0.0, retry_after), LONGEST_WISH) if retry_after else 0.0

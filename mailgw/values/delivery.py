@@ -118,6 +118,7 @@ class Outcome:
     peer: str = ""  # the server that said so, for the journal and the DSN's Remote-MTA
     handed: Handed = Handed.MAILBOX
     unreachable: bool = False  # with LATER: the destination as a whole is down, other messages need not try
+    retry_after: float | None = None  # seconds; with LATER: the destination asked not to be tried again before
 
 
 _DELIVERED = Reply(250, "2.0.0", "delivered")
@@ -128,9 +129,10 @@ def delivered(reply: Reply = _DELIVERED, peer: str = "", handed: Handed = Handed
     return Outcome(Fate.DELIVERED, reply, peer, handed)
 
 
-def later(reply: Reply | str, peer: str = "", unreachable: bool = False) -> Outcome:
+def later(reply: Reply | str, peer: str = "", unreachable: bool = False, retry_after: float | None = None) -> Outcome:
     """Not this time; a text becomes a 451 4.4.0 reply of our own."""
-    return Outcome(Fate.LATER, Reply(451, "4.4.0", reply) if isinstance(reply, str) else reply, peer, unreachable=unreachable)
+    reply = Reply(451, "4.4.0", reply) if isinstance(reply, str) else reply
+    return Outcome(Fate.LATER, reply, peer, unreachable=unreachable, retry_after=retry_after)
 
 
 def never(reply: Reply | str, peer: str = "") -> Outcome:

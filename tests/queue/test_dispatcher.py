@@ -1,7 +1,7 @@
 import email
 
 import pytest
-from house import SCHEDULE, House
+from house import SCHEDULE, START, House
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
@@ -428,6 +428,45 @@ def test_mail_for_a_dead_destination_is_warned_about_and_given_up_in_time():
     assert len(house.dsns) == 500
     assert [*house.rows()] == []
     assert house.internet.attempts < 110
+
+
+def test_a_destination_that_asks_for_more_patience_than_ours_gets_it():
+    house = House()
+    house.dispatcher.start()
+    house.internet.outcomes["bob@busy.example"] = [later("not now", retry_after=2000.0), delivered()]
+    house.send("bob@busy.example", "carl@else.example")
+    house.pass_time(1990)
+    assert house.internet.tried == ["bob@busy.example", "carl@else.example"]
+    house.pass_time(30)
+    assert house.internet.tried[2:] == ["bob@busy.example"]
+    assert not house.rows()
+
+
+def test_a_destination_that_asks_for_less_patience_than_ours_does_not_get_it():
+    house = House()
+    house.dispatcher.start()
+    house.internet.outcomes["bob@busy.example"] = [later("not now", retry_after=10.0), delivered()]
+    house.send("bob@busy.example")
+    house.pass_time(290)
+    assert house.internet.attempts == 1
+    house.pass_time(60)
+    assert house.internet.attempts == 2
+
+
+def test_the_whole_destination_is_left_alone_for_as_long_as_it_asks():
+    house = House()
+    house.dispatcher.start()
+    house.internet.answers = [{an_address("bob@busy.example"): later("slow down", unreachable=True, retry_after=2000.0)}]
+    house.send("bob@busy.example")
+    house.pass_time(1000)
+    house.send("dora@busy.example")  # what was asked for once is not asked for again by each message
+    [backed_off] = house.dispatcher.status()["backed_off"]
+    assert backed_off["until"] == START + 2000.0
+    house.pass_time(990)
+    assert house.internet.attempts == 1
+    house.pass_time(400)
+    assert sorted(house.internet.tried[1:]) == ["bob@busy.example", "dora@busy.example"]
+    assert not house.dispatcher.status()["backed_off"]
 
 
 def test_an_operator_can_have_a_dead_destination_tried_at_once():

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailgw.queue.retry import JITTER, LONGEST_BACK_OFF, Next, Schedule, back_off, next_attempt
+from mailgw.queue.retry import JITTER, LONGEST_BACK_OFF, LONGEST_WISH, Next, Schedule, back_off, earliest, next_attempt
 
 HOUR = 3600.0
 PLAIN = Schedule(retry=(300.0, 900.0, HOUR, 4 * HOUR), warn_after=4 * HOUR, give_up=120 * HOUR)
@@ -89,3 +89,19 @@ def test_a_schedule_without_patience_cannot_be_made(retry):
 def test_back_off_grows_and_is_bounded():
     assert [back_off(PLAIN, failures) for failures in (1, 2, 3, 99)] == [300.0, 900.0, LONGEST_BACK_OFF, LONGEST_BACK_OFF]
     assert back_off(Schedule(retry=(5.0,)), 7) == 5.0
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        pytest.param(None, 0.0, id="nothing"),
+        pytest.param(0.0, 0.0, id="no time at all"),
+        pytest.param(90.0, 1090.0, id="a minute and a half"),
+        pytest.param(-5.0, 1000.0, id="the past"),
+        pytest.param(1e12, 1000.0 + LONGEST_WISH, id="for ever"),
+        pytest.param(float("inf"), 1000.0 + LONGEST_WISH, id="infinity"),
+        pytest.param(float("nan"), 1000.0, id="no number"),
+    ],
+)
+def test_the_wish_of_a_destination_is_bounded(asked, expected):
+    assert earliest(1000.0, asked) == expected
