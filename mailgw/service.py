@@ -27,6 +27,7 @@ from mailgw.dns.resolver import resolver
 from mailgw.gateways.dialing import Dialer
 from mailgw.interfaces import IClock, IDialer, IIdentity, IObserver, IResolver, StoreUnavailable
 from mailgw.journal import Fault, Journal
+from mailgw.observe.log import quicken
 from mailgw.queue.dispatcher import Dispatcher
 from mailgw.receive.aliases import read_aliases
 from mailgw.receive.conversation import Reception
@@ -160,6 +161,7 @@ class MailGateway(Service):
 
     def startService(self) -> None:  # noqa: N802
         """Open the queue, let mail in, and begin to deliver."""
+        quicken()
         configuration, parts, reactor = self._configuration, self._parts, self._reactor
         try:
             self._store = store = SqliteStore.open(configuration.server.state, reactor)

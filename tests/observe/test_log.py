@@ -1,12 +1,14 @@
 import io
 import json
+import re
+from io import StringIO
 
 import pytest
 from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher, textFileLogObserver
+from twisted.logger import LogPublisher, globalLogPublisher, textFileLogObserver
 
 from mailgw.journal import (
     Accepted,
@@ -22,7 +24,7 @@ from mailgw.journal import (
     Refused,
 )
 from mailgw.observe.json_lines import JsonLines
-from mailgw.observe.log import Log, line_of
+from mailgw.observe.log import Log, line_of, quicken
 from mailgw.values.address import NULL, Address
 from mailgw.values.delivery import Recipient
 from mailgw.values.reply import Reply
@@ -269,3 +271,17 @@ def test_a_file_that_cannot_be_written_is_complained_of_once(tmp_path, clock):
 def test_a_file_that_cannot_be_opened_stops_the_start(tmp_path, clock):
     with pytest.raises(OSError, match="No such file"):
         JsonLines(tmp_path / "nowhere" / "log.json", clock)
+
+
+def test_quickened_log_files_say_the_same():
+    event = Accepted("S1", 7, Address.parse("anna@example.org"), [Recipient(Address.parse("b{x}@example.net"))], 2048)
+    plain, quick = StringIO(), StringIO()
+    publisher = LogPublisher(textFileLogObserver(plain))
+    hurried = LogPublisher(textFileLogObserver(quick))
+    quicken(hurried)
+    for one in (event, Fault("S1", "odd", "boom", "Traceback:\n  x"), event):
+        Log(publisher).note(one)
+        Log(hurried).note(one)
+    # The lines may be a second apart.
+    assert [line[24:] for line in plain.getvalue().splitlines()] == [line[24:] for line in quick.getvalue().splitlines()]
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} \[mailgw#info\] session=S1 accepted ", quick.getvalue())
