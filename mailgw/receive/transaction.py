@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from attrs import evolve, field, mutable
+from attrs import field, mutable
 
 from mailgw.receive.asking import Asked
 from mailgw.receive.intake import Intake
@@ -28,7 +28,7 @@ class Findings:
 
     def copy(self) -> "Findings":
         """A transaction begins with what was found about the session."""
-        return evolve(self)
+        return Findings(self.tags, self.headers, self.results, self.hold, self.discard)
 
     def keep_verdict(self, asked: Asked, decision: Decision) -> None:
         """Remember that it is to be held or thrown away; the first to say so is named."""
