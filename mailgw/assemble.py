@@ -13,13 +13,14 @@ from zope.interface.interface import InterfaceClass
 
 from mailgw.components import POLICIES, build
 from mailgw.config.matrix import find_open_relays
+from mailgw.config.members import Gateways, check_members
 from mailgw.config.model import Configuration, Listener, PermitRule, RouteRule
 from mailgw.config.reading import read
 from mailgw.interfaces import (
     IClientPolicy,
     IContentPolicy,
-    IDomainGateway,
     IGateway,
+    IGateways,
     IIdentity,
     IRecipientPolicy,
     IRelayPolicy,
@@ -65,6 +66,7 @@ class Parts:
     gateways: Mapping[str, IGateway]
     schedules: Mapping[str, Schedule]  # by gateway
     connections: Mapping[str, int]  # by gateway: at once, for each next hop
+    members: frozenset[str]  # the gateways that another gateway names
     warnings: tuple[Problem, ...] = ()
 
 
@@ -126,21 +128,23 @@ class _Building:
         permits = [(rule, asked) for rule in configuration.permit if (asked := self.permit(rule)) is not None]
         relay = {name: _relay(listener, permits) for name, listener in configuration.listen.items()}
         rules = {name: self.rules(listener, tuple(one for _, one in relay[name])) for name, listener in configuration.listen.items()}
-        gateways = {}
+        gateways = Gateways()
         for name, gateway in configuration.gateway.items():
-            component = build(gateway.part, (IGateway,), self.house, configuration.context, self.report)
+            component = build(gateway.part, (IGateway,), {**self.house, IGateways: gateways}, configuration.context, self.report)
             if component is not None:
-                gateways[name] = component
+                gateways.by_name[name] = component
+        members = check_members(configuration, gateways, self.report)
         routes = tuple(rule for one in configuration.route if (rule := self.route(one)) is not None)
         find_open_relays(configuration, relay, self.report)
         if self.report.errors:
             raise BadConfiguration(self.report.problems, configuration)
         return Parts(
             rules=rules,
-            routing=Routing(routes, frozenset(name for name, one in gateways.items() if IDomainGateway.providedBy(one))),
-            gateways=gateways,
+            routing=Routing(routes, frozenset(filter(gateways.is_by_domain, gateways.by_name))),
+            gateways=gateways.by_name,
             schedules={name: gateway.schedule for name, gateway in configuration.gateway.items()},
             connections={name: gateway.connections for name, gateway in configuration.gateway.items()},
+            members=members,
             warnings=tuple(self.report.problems),
         )
 

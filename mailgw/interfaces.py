@@ -200,6 +200,21 @@ class IDialer(Interface):
         """
 
 
+class IGateways(Interface):
+    """The gateways of the configuration, by name; only for gateways, which hand on to others with it::
+
+        outcomes = self.others[self.gateways[0]].deliver(shipment)
+
+    Settings of type `GatewayName` say which ones. None is there before all are made, so look them up when you deliver.
+    """
+
+    def __getitem__(name: str) -> IGateway:
+        """The gateway. Raises KeyError."""
+
+    def is_by_domain(name: str) -> bool:
+        """Whether its next hop follows from the recipient's domain: it is an `IDomainGateway`, or names one in its settings."""
+
+
 # ── Inside the house ──
 
 

@@ -11,7 +11,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IListeningPort, IReactorThreads, IReactorTime
+from twisted.internet.interfaces import IAddress, IListeningPort, IReactorProcess, IReactorThreads, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -75,6 +75,7 @@ def make_house(configuration: Configuration, reactor: Any) -> House:
         IResolver: resolver(reactor, server.resolvers),
         IReactorTime: reactor,
         IReactorThreads: reactor,
+        IReactorProcess: reactor,
     }
 
 

@@ -205,3 +205,34 @@ def test_the_example_can_be_built() -> None:
     assert [rule.name for rule in made.routing.rules] == ['to "@ours"', "otherwise"]
     assert made.routing.rules[0].recipients is not None
     assert made.warnings == ()
+
+
+COMBINED = """\
+[gateway.copies]
+type = "copy"
+gateways = ["bin", "spread"]
+[gateway.spread]
+type = "balance"
+gateways = ["internet", "boxes"]
+[gateway.local]
+type = "fail-over"
+gateways = "boxes"
+[[route]]
+to = "example.com"
+gateway = "copies"
+[[route]]
+to = "example.info"
+gateway = "local"
+"""
+
+
+def test_a_gateway_that_names_one_by_domain_is_by_domain_itself() -> None:
+    made = parts(COMBINED)
+    assert made.routing.by_domain == {"internet", "spread", "copies"}
+    assert made.members == {"bin", "spread", "internet", "boxes"}
+    destinations = {}
+    for domain in ("example.com", "example.info"):
+        found = run(made.routing.find(a_recipient(f"a@{domain}")))
+        assert found is not None
+        destinations[domain] = found.destination
+    assert destinations == {"example.com": Destination("copies", "example.com"), "example.info": Destination("local")}

@@ -1,7 +1,7 @@
 """What `mailgw check` verifies: the configuration itself, all that it names outside of itself, and who may relay."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def check(path: Path, furnish: Callable[[Configuration], House], now: datetime |
         _check_folder(configuration.server.state, ("server", "state"), report)
     if ("admin", "socket") in configuration.lines:
         _check_folder(configuration.admin.socket.parent, ("admin", "socket"), report)
-    _check_use(configuration, report)
+    _check_use(configuration, parts.members if parts else frozenset(configuration.gateway), report)
     matrix = relay_matrix(configuration, parts.rules) if parts else ()
     together = dict.fromkeys([*problems, *report.problems])
     return Checked(tuple(sorted(together, key=lambda problem: problem.line)), matrix)
@@ -135,13 +135,13 @@ def _check_folder(folder: Path, at: Place, report: Report) -> None:
         report.error(at, f"{folder} {what}, as this user")
 
 
-def _check_use(configuration: Configuration, report: Report) -> None:
-    """Tables that nothing refers to, listeners that take no mail."""
+def _check_use(configuration: Configuration, members: Set[str], report: Report) -> None:
+    """Tables that nothing refers to, listeners that take no mail. ``members``: the gateways that other gateways name."""
     listeners = configuration.listen.values()
     _unused("policy", configuration.policy, {name for one in listeners for name in one.policies}, "no listener", report)
     _unused("tls", configuration.tls, {one.tls for one in listeners}, "no listener", report)
     if not any(rule.part or rule.table for rule in configuration.route):  # these may name any gateway
-        _unused("gateway", configuration.gateway, {rule.gateway for rule in configuration.route}, "no route", report)
+        _unused("gateway", configuration.gateway, {rule.gateway for rule in configuration.route} | members, "no route", report)
     for name, listener in configuration.listen.items():
         if not any(name in rule.on for rule in configuration.permit):
             report.warning(("listen", name), "takes no mail at all: no [[permit]] is on it")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IReactorThreads, IReactorTime
+from twisted.internet.interfaces import IReactorProcess, IReactorThreads, IReactorTime
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -32,6 +32,7 @@ def still_house(configuration: Configuration | None = None) -> House:
         IClock: _TimeOfDay(),
         IReactorTime: clock,
         IReactorThreads: _NoThreads(),
+        IReactorProcess: _NoProcesses(),
         IResolver: _NoResolver(),
         IDialer: _NoDialer(),
         IIdentity: Identity(server.hostname, server.postmaster) if server is not None else Identity("localhost", _POSTMASTER),
@@ -54,6 +55,12 @@ class _NoResolver:
 class _NoDialer:
     async def dial(self, where: str, factory: Any, timeout: float) -> Any:  # noqa: ARG002
         raise ConnectError(string=f"{where}: {WHY}")  # type: ignore[no-untyped-call]
+
+
+@implementer(IReactorProcess)
+class _NoProcesses:
+    def spawnProcess(self, *_: Any, **__: Any) -> Any:
+        raise OSError("no program is run while mailgw is not running")
 
 
 @implementer(IReactorThreads)

@@ -3,8 +3,8 @@
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping
-from itertools import count
+from collections.abc import Mapping
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from attrs import field, frozen
 from twisted.internet.interfaces import IReactorThreads
 from zope.interface import implementer
 
+from mailgw.gateways.line_ends import as_unix
 from mailgw.gateways.threads import in_thread
 from mailgw.given import given
 from mailgw.interfaces import IClock, IGateway, IIdentity
@@ -88,7 +89,7 @@ class Maildir:
             file = _create(temporary)
         try:
             with open(file, "wb", buffering=0) as out:
-                for piece in _as_unix(top, content):
+                for piece in chain((top,), as_unix(content.chunks())):
                     _write_all(out.fileno(), piece)
                 os.fsync(out.fileno())
             # rename, not link: the name is ours alone, and some file systems know no links.
@@ -104,18 +105,6 @@ def _file_name(text: str) -> str:
     if not text or text.startswith(".") or "/" in text or not text.isprintable() or len(text.encode()) > _MAX_NAME:
         raise _BadName
     return text
-
-
-def _as_unix(top: bytes, content: Content) -> Iterator[bytes]:
-    """The pieces of the file: CRLF becomes LF over any split in chunks; a bare CR stays what it is."""
-    yield top
-    held = b""
-    for chunk in content.chunks():
-        chunk = held + chunk if held else chunk
-        held = b"\r" if chunk.endswith(b"\r") else b""
-        yield (chunk[:-1] if held else chunk).replace(b"\r\n", b"\n")
-    if held:
-        yield held
 
 
 def _create(path: Path) -> int:

@@ -15,6 +15,7 @@ __all__ = [
     "Destination",
     "Envelope",
     "Fate",
+    "GatewayName",
     "Handed",
     "Outcome",
     "Recipient",
@@ -65,6 +66,17 @@ class Destination(NamedTuple):
 
     gateway: str
     next_hop: str = ""  # the recipient's domain for gateways that deliver by domain, else empty unless a route says
+
+
+class GatewayName(str):
+    """A setting that names another [gateway.NAME]: that there is one, and that no names lead in a circle, is checked at the start."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "GatewayName":
+        """Take the text as it is."""
+        return cls(text)
 
 
 @frozen

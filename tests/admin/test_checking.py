@@ -144,6 +144,11 @@ def test_what_nobody_uses(folder: Path) -> None:
     assert result.is_usable
 
 
+def test_a_gateway_is_used_where_another_one_names_it(folder: Path) -> None:
+    more = '[gateway.g]\ntype = "discard"\n[gateway.both]\ntype = "copy"\ngateways = "g"\n'
+    assert checked(folder, more)[1] == ["DIR/mailgw.toml:20: warning: [gateway.both] is not used: no route names it"]
+
+
 def test_submission_without_accounts(folder: Path) -> None:
     _, problems = checked(folder, old='kind = "relay"', new='kind = "submission"')
     assert problems == ["DIR/mailgw.toml:7: warning: [listen.mx] takes no mail at all: it has no accounts, so nobody can log in"]

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given as given_examples
-from hypothesis import strategies as st
 
 from mailgw.gateways import maildir as module
 from mailgw.gateways.maildir import Maildir
@@ -102,14 +100,3 @@ def test_it_is_on_the_disk_before_it_is_delivered(tmp_path: Path, monkeypatch: p
 def test_paths_that_are_refused(path: str) -> None:
     with pytest.raises(ValueError, match="path"):
         a_maildir(path)
-
-
-@given_examples(st.lists(st.sampled_from([b"\r", b"\n", b"a", b"\r\n"]), max_size=10), st.integers(1, 4))
-def test_line_ends_over_any_split(parts: list[bytes], size: int) -> None:
-    message = b"".join(parts)
-
-    class Pieces:
-        def chunks(self) -> Any:
-            return (message[i : i + size] for i in range(0, len(message), size))
-
-    assert b"".join(module._as_unix(b"", Pieces())) == message.replace(b"\r\n", b"\n")  # type: ignore[arg-type]
