@@ -20,6 +20,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 from process_tree import ProcessTree, free_port
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from servers import SERVERS, Server
@@ -159,7 +160,7 @@ def those_who_can(case: Case, servers: list[Server]) -> list[Server]:
 
 def table(case: str, rows: dict[str, Figures]) -> Table:
     """The figures of a case for people."""
-    drawn = Table(title=case, title_justify="left", width=80)
+    drawn = Table(title=case, title_justify="left", box=SIMPLE_HEAD, padding=0, collapse_padding=True, width=80)
     for title in ("server", "CPU µs", "x bare", "x postfix", "msgs/s", "p50 ms", "p99 ms", "MiB", "load"):
         drawn.add_column(title, justify="left" if title == "server" else "right", no_wrap=True)
     for server, row in rows.items():
@@ -170,7 +171,7 @@ def table(case: str, rows: dict[str, Figures]) -> Table:
             _ratio(row, rows.get("postfix")),
             f"{row.rate:.0f}",
             f"{row.p50_ms:.2f}",
-            f"{row.p99_ms:.2f}",
+            f"{row.p99_ms:.1f}",
             f"{row.memory / 1048576:.0f}",
             f"{row.load_busy:.0%}",
         )
