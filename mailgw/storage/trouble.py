@@ -17,7 +17,10 @@ def translated(problem: Exception, where: object = "") -> StoreUnavailable:
         full = getattr(problem, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
     else:
         full = isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT)
-    what = f"{where}: {problem}" if where else f"{type(problem).__name__}: {problem}"
+    if isinstance(problem, OSError) and problem.filename:
+        what = f"{problem.filename}: {problem.strerror}"  # it names the file itself, perhaps one inside of ``where``
+    else:
+        what = f"{where}: {problem}" if where else f"{type(problem).__name__}: {problem}"
     translation = StoreFull(what) if full else StoreUnavailable(what)
     translation.__cause__ = problem
     return translation

@@ -35,3 +35,8 @@ def test_kinds(problem, kind, text):
 
 def test_the_place_is_named():
     assert str(translated(OSError(errno.EIO, "broken"), "/var/x")) == "/var/x: [Errno 5] broken"
+
+
+def test_the_file_that_the_system_names_is_named_once():
+    problem = PermissionError(errno.EACCES, "Permission denied", "/var/x/lock")
+    assert str(translated(problem, "/var/x")) == "/var/x/lock: Permission denied"
