@@ -27,6 +27,7 @@ from mailgw.dns.resolver import resolver
 from mailgw.gateways.dialing import Dialer
 from mailgw.interfaces import IClock, IDialer, IIdentity, IObserver, IResolver, StoreUnavailable
 from mailgw.journal import Fault, Journal
+from mailgw.notify import NOBODY, ServiceManager
 from mailgw.observe.log import quicken
 from mailgw.queue.dispatcher import Dispatcher
 from mailgw.receive.aliases import read_aliases
@@ -35,10 +36,12 @@ from mailgw.receive.protocol import SmtpFactory
 from mailgw.smtp.answers import ServerSettings
 from mailgw.storage.sqlite import SqliteStore
 from mailgw.tls import ServerTls
+from mailgw.watchdog import Entrance, Watchdog, where_to_dial
 
 __all__ = ["MailGateway", "make_house"]
 
 _BACKLOG = 1024  # bursts of connections overflow Twisted's 50 and cost the clients seconds
+_CLOSING = 30.0  # seconds that the store and all else may take to close, after the shutdown's grace
 
 _log = Logger(namespace="mailgw.service")
 
@@ -112,13 +115,20 @@ class MailGateway(Service):
         reactor: Any,
         observers: Sequence[IObserver] = (),
         ready: Callable[[], None] = lambda: None,
+        manager: ServiceManager = NOBODY,
     ) -> None:
-        """Make one; ``ready`` is called when it takes mail. Raises OSError and ValueError for files that cannot be used."""
+        """Make one; ``ready`` is called, and ``manager`` told, when it takes mail.
+
+        Raises OSError and ValueError for files that cannot be used.
+        """
         self._configuration = configuration
         self._parts = parts
         self._identity: Any = house[IIdentity]
         self._reactor = reactor
+        self._dialer: Any = house[IDialer]
         self._ready = ready
+        self._manager = manager
+        self._watchdog: Watchdog | None = None
         self._faults = _Faults()
         self._journal = Journal((*observers, self._faults))
         self._observers = observers
@@ -151,12 +161,17 @@ class MailGateway(Service):
     def _listen(self, text: str, one: _Open) -> "Deferred[Any]":
         factory: Any = one.door
         if one.listener.is_implicit_tls(text):
-            text = f"tcp:{text.removeprefix('tls:')}"
+            text = one.listener.beneath_tls(text)
             tls: Any = one.tls
             factory = TLSMemoryBIOFactory(tls, False, one.door, self._reactor)
         if text.startswith("tcp:") and ":backlog=" not in text:
             text = f"{text}:backlog={_BACKLOG}"
-        endpoint: Any = serverFromString(self._reactor, text)  # type: ignore[no-untyped-call]
+        try:
+            endpoint: Any = serverFromString(self._reactor, text)  # type: ignore[no-untyped-call]
+        except LookupError:
+            if not text.startswith("systemd:"):
+                raise
+            raise ValueError("systemd has handed over no such socket; is its socket unit started?") from None
         deferred: Deferred[Any] = endpoint.listen(factory)
         return deferred
 
@@ -197,6 +212,23 @@ class MailGateway(Service):
         super().startService()  # type: ignore[no-untyped-call]
         reactor.callWhenRunning(dispatcher.start)
         reactor.callWhenRunning(self._ready)
+        reactor.callWhenRunning(self._tell_ready, store)
+
+    def _tell_ready(self, store: SqliteStore) -> None:
+        self._manager.tell("READY=1", f"STATUS={self._summary()}")
+        self._watchdog = Watchdog(
+            manager=self._manager,
+            entrances=[
+                Entrance(one.listener.name, where_to_dial(port.getHost()), one.listener.is_implicit_tls(text))
+                for one in self._open
+                for text, port in zip(one.listener.endpoint, one.ports, strict=True)
+            ],
+            question=lambda: store.content(0),  # no message has this number: the cheapest question that reads the database
+            condition=self._summary,
+            dialer=self._dialer,
+            clock=self._reactor,
+        )
+        self._watchdog.start()
 
     def _factory(self, one: _Open, store: SqliteStore, dispatcher: Dispatcher) -> SmtpFactory:
         listener, server = one.listener, self._configuration.server
@@ -248,6 +280,10 @@ class MailGateway(Service):
 
     async def _stop(self) -> None:
         grace = self._configuration.server.shutdown_grace
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        allowed = int((grace + _CLOSING) * 1e6)
+        self._manager.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={allowed}", "STATUS=Letting sessions and deliveries end")
         began = self._reactor.seconds()
         ports = [port for one in self._open for port in one.ports]
         stops = [port.stopListening() for port in ports]
@@ -283,6 +319,11 @@ class MailGateway(Service):
         }
         dispatcher = self._dispatcher.status() if self._dispatcher is not None else {}
         return {"listeners": listeners, "dispatcher": dispatcher, "faults": self._faults.count}
+
+    def _summary(self) -> str:
+        sessions = sum(one.door.inside.sessions for one in self._open if one.door.inside is not None)
+        leased = self._store.leased() if self._store is not None else 0
+        return f"{len(self._open)} listeners, {sessions} sessions, {leased} recipients in delivery"
 
 
 def _closable(parts: Parts) -> list[Any]:

@@ -1,5 +1,6 @@
 """``twistd mailgw``: options in, a service out. The only place that knows the global reactor."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,6 +12,7 @@ from twisted.python.usage import Options as UsageOptions
 from mailgw import demo
 from mailgw.assemble import load
 from mailgw.interfaces import IObserver
+from mailgw.notify import ServiceManager
 from mailgw.observe.json_lines import JsonLines
 from mailgw.observe.log import Log
 from mailgw.problems import BadConfiguration
@@ -41,7 +43,15 @@ def makeService(options: Options) -> IService:  # noqa: N802
         observers: list[IObserver] = [Log()]
         if json_log is not None:
             observers.append(JsonLines(Path(json_log), loop))
-        gateway = MailGateway(configuration, parts, house, loop, observers, lambda: _ready(folder if name is None else None))
+        gateway = MailGateway(
+            configuration,
+            parts,
+            house,
+            loop,
+            observers,
+            lambda: _ready(folder if name is None else None),
+            ServiceManager.of(os.environ, os.getpid()),
+        )
     except BadConfiguration as bad:
         _refuse(str(bad))
     except (OSError, ValueError) as problem:

@@ -13,11 +13,11 @@ LONGEST = 400  # lines, without a reason in the docstring
 FLOORS = (
     {"values"},
     {"interfaces", "given", "journal", "problems"},
-    {"smtp", "senderauth", "routing", "tls", "settings"},
-    {"receive", "policies", "queue", "routes", "gateways", "storage", "login", "dns", "observe"},
+    {"smtp", "senderauth", "routing", "tls", "settings", "notify"},
+    {"receive", "policies", "queue", "routes", "gateways", "storage", "login", "dns", "observe", "watchdog"},
     {"components", "config"},
     {"assemble"},
-    {"tap", "service", "demo", "workers", "admin", "console", "api", "testing"},
+    {"tap", "service", "demo", "workers", "admin", "console", "api", "testing", "uvloop_reactor"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 NO_TWISTED = {"values", "smtp", "senderauth"}

@@ -68,7 +68,7 @@ class Listener:
 
     name: str = field(metadata=DERIVED)
     kind: Literal["relay", "submission"]  # mail from other servers; mail from our own users (RFC 6409)
-    endpoint: tuple[str, ...]  # Twisted endpoint strings; "tls:465" is ours: TLS from the first byte (RFC 8314)
+    endpoint: tuple[str, ...]  # Twisted endpoint strings; "tls:465" and "tls:systemd:..." are ours: TLS from the first byte (RFC 8314)
     like: str = ""  # inherit everything from this listener
     starttls: Literal["offer", "require", "never"] = "offer"
     tls: str = ""  # name of a [tls.NAME]; empty: none
@@ -91,6 +91,14 @@ class Listener:
     def is_implicit_tls(self, endpoint: str) -> bool:
         """Whether TLS begins with the first byte there."""
         return endpoint.startswith("tls:")
+
+    def beneath_tls(self, endpoint: str) -> str:
+        """The Twisted endpoint string that TLS is spoken on: "tcp:465" for "tls:465", what follows for "tls:systemd:...".
+
+        Any other endpoint string stays as it is.
+        """
+        inner = endpoint.removeprefix("tls:")
+        return inner if inner == endpoint or inner.startswith(("systemd:", "unix:", "tcp6:")) else f"tcp:{inner}"
 
 
 @frozen(kw_only=True)

@@ -13,6 +13,7 @@ __all__ = ["check_listener", "check_permit", "check_route", "check_routes"]
 
 _ENDPOINT = re.compile(r"([A-Za-z][A-Za-z0-9_.+-]*):(.+)\Z", re.DOTALL)
 _WITH_PORT = ("tcp", "tcp4", "tcp6", "tls")
+_BENEATH_TLS = ("tls:systemd:", "tls:unix:", "tls:tcp6:")
 _COUNTS = ("max_recipients", "max_errors", "max_commands", "max_sessions", "max_sessions_per_client", "max_hops")
 _SIZES = ("max_message_size", "max_text_line")
 _TIMES = ("command_timeout", "data_timeout", "message_timeout")
@@ -67,11 +68,15 @@ def check_listener(
 
 
 def _check_endpoint(text: str, at: Place, report: Report) -> None:
-    match = _ENDPOINT.match(text)
+    match = _ENDPOINT.match(text.removeprefix("tls:") if text.startswith(_BENEATH_TLS) else text)
     if not match:
         report.error(at, f'"{text}" is no endpoint; write it like "tcp:25", "tls:465" or "systemd:domain=INET6:name=mx"')
     elif match[1] == "ssl":
         report.error(at, 'write "tls:PORT" for TLS from the first byte; its certificate is that of [tls.NAME]')
+    elif match[1] == "systemd":
+        given = [part.partition("=")[0] for part in match[2].split(":")]
+        if "domain" not in given or ("name" in given) == ("index" in given):
+            report.error(at, f'"{text}" does not say which socket; write it like "systemd:domain=INET6:name=mx"')
     elif match[1] in _WITH_PORT:
         port = match[2].split(":")[0].removeprefix("port=")
         if not (port.isdecimal() and int(port) < 65536) and "port=" not in match[2]:
