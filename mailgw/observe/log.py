@@ -12,10 +12,12 @@ line or a field. Empty values are left out. A fault's traceback follows its line
 import re
 from collections.abc import Callable, Sequence
 from operator import attrgetter
+from threading import get_ident
 from time import time
 from typing import Any
 
 from attrs import define, field, fields, frozen, has
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import FileLogObserver, ILogObserver, LogEvent, LogLevel, formatTime, globalLogPublisher
 from zope.interface import implementer
 
@@ -132,31 +134,60 @@ class Log:
 _LINE = "mailgw_line"  # the finished line, for `quicken`
 
 
-def quicken(publisher: Any = globalLogPublisher) -> None:
-    """Make the log files of twistd write the journal's lines as they are: the same text for a third of the CPU.
+def quicken(clock: IReactorTime, publisher: Any = globalLogPublisher) -> Callable[[], None]:
+    """Make twistd's log files take the journal's lines as they are, and all those of a turn of the reactor in one write.
 
-    twisted.logger works out the time zone and a format string for each line; here a second's lines share their time stamp.
-    Gain, measured: 8 µs for each line, 15 % of the CPU of a small message.
+    The text stays the same, but twisted.logger works out a time zone, a format and a system call for each line: gain, measured,
+    100 µs for each small message, a sixth of its CPU. Gives a function that writes what is waiting; call it at the end.
     """
+    quick = []
     for observer in getattr(publisher, "_observers", ()):
         if isinstance(observer, FileLogObserver) and not isinstance(observer.formatEvent, _Quick):
-            observer.formatEvent = _Quick(observer.formatEvent)
+            observer.formatEvent = _Quick(observer, observer.formatEvent, clock)
+            quick.append(observer.formatEvent)
+
+    def write() -> None:
+        for one in quick:
+            one.write()
+
+    return write
 
 
-@define
+_WRITE: LogEvent = {}  # the event that brings out what is waiting
+
+
+@define(eq=False)
 class _Quick:
+    observer: ILogObserver
     slow: Callable[[LogEvent], str | None]
+    clock: IReactorTime
+    _waiting: list[str] = field(factory=list)
+    _thread: int = field(factory=get_ident)
     _second: int = 0
     _stamp: str = ""
 
     def __call__(self, event: LogEvent) -> str | None:
+        if event is _WRITE:
+            return self._take()
         line = event.get(_LINE)
         if line is None:
-            return self.slow(event)
+            # In their order; but only the thread that notes may take what is waiting.
+            return self._take() + (self.slow(event) or "") if get_ident() == self._thread else self.slow(event)
         second = int(event["log_time"])
         if second != self._second:
             self._second, self._stamp = second, formatTime(second)
-        return f"{self._stamp} [mailgw#info] {line}\n"
+        if not self._waiting:
+            self.clock.callLater(0, self.write)
+        self._waiting.append(f"{self._stamp} [mailgw#info] {line}\n")
+        return None
+
+    def write(self) -> None:
+        if self._waiting:
+            self.observer(_WRITE)
+
+    def _take(self) -> str:
+        waiting, self._waiting = self._waiting, []
+        return "".join(waiting)
 
 
 def _unprintable(match: re.Match[str]) -> str:

@@ -68,11 +68,13 @@ class Dispatcher:
         connections_total: int = 200,
         memory: int = 64 * 1024 * 1024,
         delivery_timeout: float = 3600.0,
+        gather: float = 0.0,
     ) -> None:
         """``gateways``, ``schedules`` and ``connections`` (attempts at the same time for each destination) are by gateway name.
 
         ``clock.seconds()`` must be POSIX time, as the reactor's is. ``memory`` bounds the octets of parcels in memory, what is
         beyond stays in the store. ``delivery_timeout``, in seconds, is the safety net below the gateways' own time-outs.
+        ``gather``: see `Settling`.
         """
         limits = connections or {}
         self._gateways = gateways
@@ -84,7 +86,7 @@ class Dispatcher:
         self._timeout = delivery_timeout
         self._lanes = Lanes(lambda destination: limits.get(destination.gateway, connections_default), memory)
         self._telling = Telling(routing, identity, journal, clock, randomness)
-        self._settling = Settling(store, journal, clock, settled=self._settled, written=self._written)
+        self._settling = Settling(store, journal, clock, settled=self._settled, written=self._written, gather=gather)
         self._reading = Reading(
             store=store,
             routing=routing,
@@ -135,7 +137,7 @@ class Dispatcher:
         for lane in self._lanes:
             for job in self._lanes.clear(lane):
                 self._put_back(job)
-        self._settling.flush()
+        self._settling.hurry()
         await self._until_idle(seconds)
         for flight in list(self._flights):
             self._leave(flight)

@@ -53,8 +53,11 @@ class Settling:
         *,
         settled: Callable[[Finished, Sequence[Put]], None],
         written: Callable[[], None],
+        gather: float = 0.0,
     ) -> None:
-        """``settled`` is called with each group that was committed, and the `Put` of each of its DSNs.
+        """``gather``: seconds to wait for more, so that it is written together; a crash meanwhile costs that many duplicates.
+
+        ``settled`` is called with each group that was committed, and the `Put` of each of its DSNs.
 
         ``written`` is called when nothing is left to write, or only what must be tried again later.
         """
@@ -69,6 +72,8 @@ class Settling:
         self._writing = False
         self._pause = FIRST_PAUSE
         self._timer: IDelayedCall | None = None
+        self._gather = gather
+        self._gathering: IDelayedCall | None = None
         self.is_blocked = False  # the store takes nothing: what is delivered now could not be written down
 
     def add(self, finished: Finished) -> None:
@@ -90,9 +95,26 @@ class Settling:
         return len(self._finished) + len(self._stuck)
 
     def flush(self) -> None:
-        """Write what was collected, unless a write is going on: that one goes on with it."""
+        """Write what was collected, after the time to gather more; a write that is going on goes on with it."""
+        if self._writing or self._gathering is not None or not (self._finished or self._released):
+            return
+        if self._gather:
+            self._gathering = self._clock.callLater(self._gather, self._gathered)
+        else:
+            self._begin([])
+
+    def _gathered(self) -> None:
+        self._gathering = None
         if not self._writing and (self._finished or self._released):
             self._begin([])
+
+    def hurry(self) -> None:
+        """Gather no more from now on."""
+        self._gather = 0.0
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathered()
+        self.flush()
 
     def again(self) -> None:
         """Try at once what the store could not take."""
@@ -114,24 +136,28 @@ class Settling:
         Deferred.fromCoroutine(self._write(stuck)).addErrback(self._fault)
 
     async def _write(self, stuck: list[Finished]) -> None:
+        failed = False
         try:
             for portion in stuck:
                 if not await self._settle(portion):
                     self._stuck.append(portion)
-            while self._finished or self._released:
+            while (self._finished or self._released) and not failed:
                 group, self._finished = self._finished, []
                 released, self._released = self._released, []
                 if group:
                     await self._settle_group(group)
                 if released and not await self._release(released):
-                    self._released = released + self._released
+                    failed, self._released = True, released + self._released
+                if self._gather:
                     break
         finally:
             self._writing = False
-            if self._stuck or self._released:
+            if self._stuck or failed:
                 self._wait()
             else:
                 self._pause = FIRST_PAUSE
+        if not failed:
+            self.flush()
         self._written()
 
     async def _settle_group(self, group: list[Finished]) -> None:

@@ -4,6 +4,7 @@ One file because it is one story, from the greeting to "queued as".
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -11,13 +12,15 @@ from attrs import evolve, field, frozen
 from twisted.internet.interfaces import IReactorTime
 
 from mailgw.interfaces import IIdentity, IQueueStore, StoreFull, StoreUnavailable
-from mailgw.journal import Accepted, Connected, Discarded, Disconnected, Fault, Held, Journal, Refused
+from mailgw.journal import Accepted, Connected, Discarded, Disconnected, Fault, Held, Introduced, Journal, Refused
 from mailgw.receive.asking import Asked, Asker, Rules
 from mailgw.receive.intake import Intake
+from mailgw.receive.introduction import greeted, introduced, together
 from mailgw.receive.trace import from_and_by, hops, received
 from mailgw.receive.transaction import Findings, Transaction
 from mailgw.routing import Found, Routing
-from mailgw.smtp.events import Auth, Closing, Data, Expand, Hello, Mail, Piece, Quit, Rcpt, Reset, StartTls
+from mailgw.settings import Network
+from mailgw.smtp.events import Auth, Closing, Data, Expand, Hello, Mail, Piece, Quit, Rcpt, Reset, StartTls, XClient
 from mailgw.smtp.server import ServerEngine, ServerSettings
 from mailgw.values.address import Address
 from mailgw.values.content import Content
@@ -31,7 +34,7 @@ __all__ = ["Conversation", "Gone", "Reception", "Wire"]
 
 
 class Gone(Exception):
-    """There is nobody to talk to any more; the message says why: "lost", "time-out", "shutdown"."""
+    """There is nobody to talk to any more; the message says why: "lost", "time-out", "shutdown", "refused"."""
 
 
 class Wire(Protocol):
@@ -41,6 +44,9 @@ class Wire(Protocol):
     def closing(self) -> bool:
         """Whether the server is shutting down."""
 
+    def say(self) -> None:
+        """Send what the engine has to say."""
+
     async def more(self) -> None:
         """Send what the engine has to say, and wait until more has arrived. Raises Gone."""
 
@@ -49,6 +55,9 @@ class Wire(Protocol):
 
     async def start_tls(self) -> TlsFacts:
         """Send what the engine has to say in clear, then encrypt. Raises Gone."""
+
+    def recount(self, ip: IPv4Address | IPv6Address) -> Reply | None:
+        """Count the session under another client's address; gives a 421 where that client has too many."""
 
 
 class Objection(NamedTuple):
@@ -79,6 +88,7 @@ class Reception:
     data_timeout: float = 300.0  # between two pieces of content
     message_timeout: float = 3600.0  # for all content of a message
     aliases: Mapping[str, tuple[Address, ...]] | None = None  # for EXPN
+    xclient: tuple[Network, ...] = ()  # who may say for which client it speaks
     asker: Asker = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -118,6 +128,7 @@ class Conversation:
         self._count = 0  # transactions
         self._accepted = 0  # messages
         self._findings = Findings()  # of client policies: they go with every transaction
+        self._said: XClient | None = None
 
     async def hold(self) -> None:
         """Talk until the session is over. What is to be said last is left in the engine."""
@@ -201,9 +212,27 @@ class Conversation:
 
     async def _on_hello(self, event: Hello) -> None:
         self._drop_transaction()  # RFC 5321 §4.1.4: EHLO is a RSET, too
-        self._client = evolve(self._client, helo=event.name, esmtp=event.esmtp)
+        if self._said is None:
+            self._client = evolve(self._client, helo=event.name, esmtp=event.esmtp)
+        else:
+            self._client = greeted(self._client, event, self._said)
         self._from_and_by = ""
         self._engine.answer(_HELLO)
+
+    async def _on_xclient(self, event: XClient) -> None:
+        self._said = together(self._said, event)
+        self._client = client = introduced(self._client, self._said)
+        self._findings = Findings()
+        self._from_and_by = ""
+        self._engine.start_over(client.is_authenticated)
+        self._reception.journal.note(Introduced(client.session, f"{client.ip}:{client.port}", client.login))
+        refusal = self._wire.recount(client.ip)
+        if refusal is not None:
+            self._note_refusal("xclient", refusal, "limits")
+            self._engine.greet(refusal)
+            raise Gone("refused")
+        if not await self._greet():
+            raise Gone("refused")
 
     async def _on_reset(self, event: Reset) -> None:
         self._drop_transaction()
@@ -384,6 +413,7 @@ class Conversation:
         self._accepted += 1
         transaction.intake = None  # its file is the store's now
         self._engine.answer(Reply(250, "2.0.0", f"queued as {put.message}"))
+        self._wire.say()  # before we turn to delivering it
         recipients = [recipient for recipient, _ in transaction.recipients]
         reception.journal.note(Accepted(session, put.message, envelope.sender, recipients, content.size))
         if hold:
@@ -408,4 +438,5 @@ _HANDLERS: dict[type, Callable[[Conversation, Any], Awaitable[None]]] = {
     StartTls: Conversation._on_start_tls,
     Auth: Conversation._on_auth,
     Expand: Conversation._on_expand,
+    XClient: Conversation._on_xclient,
 }

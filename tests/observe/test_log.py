@@ -278,10 +278,33 @@ def test_quickened_log_files_say_the_same():
     plain, quick = StringIO(), StringIO()
     publisher = LogPublisher(textFileLogObserver(plain))
     hurried = LogPublisher(textFileLogObserver(quick))
-    quicken(hurried)
-    for one in (event, Fault("S1", "odd", "boom", "Traceback:\n  x"), event):
+    clock = Clock()
+    quicken(clock, hurried)
+    for one in (event, event, Fault("S1", "odd", "boom", "Traceback:\n  x"), event):
         Log(publisher).note(one)
         Log(hurried).note(one)
+    clock.advance(0)
     # The lines may be a second apart.
     assert [line[24:] for line in plain.getvalue().splitlines()] == [line[24:] for line in quick.getvalue().splitlines()]
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} \[mailgw#info\] session=S1 accepted ", quick.getvalue())
+
+
+def test_the_lines_of_a_turn_are_written_together():
+    class Counting(StringIO):
+        writes = 0
+
+        def write(self, text):
+            self.writes += 1
+            return super().write(text)
+
+    file, clock = Counting(), Clock()
+    publisher = LogPublisher(textFileLogObserver(file))
+    write = quicken(clock, publisher)
+    for number in range(3):
+        Log(publisher).note(Disconnected("S1", "quit", number))
+    assert file.writes == 0
+    clock.advance(0)
+    assert (file.writes, len(file.getvalue().splitlines())) == (1, 3)
+    Log(publisher).note(Disconnected("S1", "quit", 4))
+    write()
+    assert (file.writes, len(file.getvalue().splitlines())) == (2, 4)
