@@ -25,6 +25,7 @@ __all__ = [
     "Failed",
     "Fault",
     "Held",
+    "Introduced",
     "Journal",
     "Ordered",
     "Refused",
@@ -38,6 +39,15 @@ class Connected:
     session: str
     listener: str
     client: str  # "192.0.2.1:40000"
+
+
+@frozen
+class Introduced:
+    """A trusted proxy said for which client it speaks (XCLIENT)."""
+
+    session: str
+    client: str  # "192.0.2.1:40000"
+    login: str
 
 
 @frozen

@@ -3,7 +3,7 @@
 from base64 import b32encode
 from collections import Counter
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from random import Random
 from typing import Any
 
@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgw.receive.conversation import Conversation, Gone, Reception
+from mailgw.receive.peer import is_within, peer_of
 from mailgw.smtp.server import ServerEngine
 from mailgw.values.facts import ClientFacts, TlsFacts
 from mailgw.values.reply import Reply
@@ -45,7 +46,9 @@ class SmtpProtocol(Protocol):
 
     factory: "SmtpFactory"
 
-    def __init__(self) -> None:
+    def __init__(self, peer: IAddress | None) -> None:
+        """Make one; ``peer`` is the client, who need not be at the other end of the transport: a proxy may speak for it."""
+        self._ip, self._port = peer_of(peer)
         self.closing = False
         self.deadline = 0.0  # POSIX seconds
         self.lingering = False  # the conversation is over, our last words are on their way
@@ -56,7 +59,6 @@ class SmtpProtocol(Protocol):
         self._throttled = False  # the client does not read
         self._direct = False
         self._handshake: Deferred[None] | None = None
-        self._ip: IPv4Address | IPv6Address | None = None
 
     # ── From the network ──
 
@@ -66,14 +68,10 @@ class SmtpProtocol(Protocol):
             transport.setTcpNoDelay(True)
         transport.registerProducer(self, True)
         self.deadline = self.factory.reception.clock.seconds() + self.factory.reception.command_timeout
-        peer = transport.getPeer()
-        host = getattr(peer, "host", "127.0.0.1")  # a Unix socket is as local as can be
-        address = ip_address(host.partition("%")[0])
-        self._ip = getattr(address, "ipv4_mapped", None) or address
-        self._port = getattr(peer, "port", 0)
         refusal = self.factory.enter(self, self._ip)
         tls = ISSLTransport.providedBy(transport)
-        self._engine = ServerEngine(self.factory.reception.engine, tls)
+        trusted = self.factory.reception.xclient
+        self._engine = ServerEngine(self.factory.reception.engine, tls, bool(trusted) and is_within(self._ip, trusted))
         if refusal is not None:
             self._engine.greet(refusal)
             self._end()
@@ -126,6 +124,11 @@ class SmtpProtocol(Protocol):
 
     # ── The wire under the conversation ──
 
+    def say(self) -> None:
+        """See `Wire`."""
+        if not self._engine.buffered:  # else the answers to what is pipelined leave with it
+            self._flush()
+
     async def more(self) -> None:
         """See `Wire`."""
         self._flush()
@@ -158,6 +161,12 @@ class SmtpProtocol(Protocol):
         await self._handshake
         return self._tls_facts()
 
+    def recount(self, ip: IPv4Address | IPv6Address) -> Reply | None:
+        """See `Wire`."""
+        self.factory.leave(self, self._ip)
+        self._ip = ip
+        return self.factory.enter(self, ip)
+
     def time_out(self) -> None:
         """The deadline has passed."""
         transport: Any = self.transport
@@ -182,7 +191,6 @@ class SmtpProtocol(Protocol):
 
     def _begin(self, tls: TlsFacts | None) -> None:
         reception, factory = self.factory.reception, self.factory
-        assert self._ip is not None
         self._session = factory.new_id()
         client = ClientFacts(
             session=self._session, listener=reception.listener, kind=reception.kind, ip=self._ip, port=self._port, tls=tls
@@ -268,7 +276,7 @@ class SmtpFactory(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Any:  # noqa: N802
         """Make one for a new connection."""
-        protocol = SmtpProtocol()
+        protocol = SmtpProtocol(addr)
         protocol.factory = self
         return protocol
 
@@ -287,13 +295,12 @@ class SmtpFactory(Factory):
             return _FULL
         return _FULL_FOR_YOU if self._by_client[ip] > self._max_per_client else None
 
-    def leave(self, protocol: SmtpProtocol, ip: IPv4Address | IPv6Address | None) -> None:
+    def leave(self, protocol: SmtpProtocol, ip: IPv4Address | IPv6Address) -> None:
         """Count a session out."""
         self._sessions.discard(protocol)
-        if ip is not None:
-            self._by_client[ip] -= 1
-            if not self._by_client[ip]:
-                del self._by_client[ip]
+        self._by_client[ip] -= 1
+        if not self._by_client[ip]:
+            del self._by_client[ip]
 
     def _sweep(self) -> None:
         # One timer for all: a look at 10,000 deadlines costs 1 ms, a timer for each session 6 µs and memory.

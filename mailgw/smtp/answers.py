@@ -2,6 +2,7 @@
 
 from attrs import frozen
 
+from mailgw.smtp.xclient import ATTRIBUTES
 from mailgw.values.reply import Reply
 
 __all__ = ["ServerSettings", "hello"]
@@ -26,8 +27,11 @@ class ServerSettings:
     soft_bounce: bool = False  # every 5yz is said as 4yz
 
 
-def hello(settings: ServerSettings, esmtp: bool, tls: bool) -> Reply:
-    """The answer to EHLO or HELO: only what is really honoured at this moment is offered."""
+def hello(settings: ServerSettings, esmtp: bool, tls: bool, trusted: bool = False, introduced: bool = False) -> Reply:
+    """The answer to EHLO or HELO: only what is really honoured at this moment is offered.
+
+    ``trusted``: XCLIENT is; ``introduced``: it was said.
+    """
     if not esmtp:
         return Reply(250, "", settings.hostname)
     words = [
@@ -42,12 +46,14 @@ def hello(settings: ServerSettings, esmtp: bool, tls: bool) -> Reply:
         "DSN",
         f"LIMITS RCPTMAX={settings.max_recipients}",
     ]
-    if settings.starttls and not tls:
+    if settings.starttls and not tls and not introduced:
         words.append("STARTTLS")
     if tls:
         words.append("REQUIRETLS")
         if settings.mechanisms:
             words.append(f"AUTH {' '.join(settings.mechanisms)}")
+    if trusted:
+        words.append(f"XCLIENT {' '.join(ATTRIBUTES)}")
     return Reply(250, "", "\n".join(words))
 
 
@@ -65,6 +71,8 @@ NO_BINARY = Reply(503, "5.5.1", "BODY=BINARYMIME needs BDAT")
 NEED_TLS = Reply(530, "5.7.0", "say STARTTLS first")
 NEED_AUTH = Reply(530, "5.7.0", "authentication required")
 AUTH_NEEDS_TLS = Reply(538, "5.7.11", "authentication needs TLS")
+NOT_TRUSTED = Reply(550, "5.7.0", "you may not speak for others")
+TLS_FIRST = Reply(503, "5.5.1", "say STARTTLS before XCLIENT")
 AUTH_CANCELLED = Reply(501, "5.7.0", "authentication cancelled")
 NO_BASE64 = Reply(501, "5.5.2", "not valid base64")
 CHUNK_RECEIVED = Reply(250, "2.0.0", "chunk received")

@@ -1,5 +1,6 @@
 """What a client asks for: one event at a time, for somebody to decide about."""
 
+from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
 from attrs import frozen
@@ -8,7 +9,7 @@ from mailgw.values.address import Address
 from mailgw.values.delivery import Body, Recipient
 from mailgw.values.reply import Reply
 
-__all__ = ["Auth", "Closing", "Data", "Event", "Expand", "Hello", "Mail", "Piece", "Quit", "Rcpt", "Reset", "StartTls"]
+__all__ = ["Auth", "Closing", "Data", "Event", "Expand", "Hello", "Mail", "Piece", "Quit", "Rcpt", "Reset", "StartTls", "XClient"]
 
 
 @frozen
@@ -82,6 +83,17 @@ class Expand:
 
 
 @frozen
+class XClient:
+    """XCLIENT from somebody who may say it: for whom it speaks. None: it does not say."""
+
+    ip: IPv4Address | IPv6Address | None = None  # `UNKNOWN_IP` where the proxy does not know it
+    port: int | None = None  # 0 where the proxy does not know it
+    helo: str | None = None
+    esmtp: bool | None = None
+    login: str | None = None  # empty: not authenticated
+
+
+@frozen
 class Quit:
     """QUIT."""
 
@@ -93,4 +105,4 @@ class Closing:
     reply: Reply
 
 
-Event = Hello | Mail | Rcpt | Data | Piece | Reset | StartTls | Auth | Expand | Quit | Closing
+Event = Hello | Mail | Rcpt | Data | Piece | Reset | StartTls | Auth | Expand | XClient | Quit | Closing

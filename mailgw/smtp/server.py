@@ -8,9 +8,9 @@ one write (RFC 2920 §3.2).
 ===============  =================================================================================================
 the engine is    and takes
 ===============  =================================================================================================
-new              EHLO, HELO; nothing else that matters (503)
-greeted          MAIL, STARTTLS, AUTH, and what is always taken: RSET NOOP HELP VRFY EXPN QUIT EHLO HELO
-in transaction   RCPT after MAIL; DATA and BDAT after an accepted RCPT; not MAIL, STARTTLS, AUTH (503)
+new              EHLO, HELO, XCLIENT; nothing else that matters (503)
+greeted          MAIL, STARTTLS, AUTH, and what is always taken: RSET NOOP HELP VRFY EXPN XCLIENT QUIT EHLO HELO
+in transaction   RCPT after MAIL; DATA and BDAT after an accepted RCPT; not MAIL, STARTTLS, AUTH, XCLIENT (503)
 in data          octets up to CRLF "." CRLF, or as many as BDAT said
 in an AUTH       one line: a response in base64 or ``*``
 ===============  =================================================================================================
@@ -28,6 +28,7 @@ from mailgw.smtp.commands import BadCommand, Offered, parse_mail, parse_rcpt
 from mailgw.smtp.data import TOO_BIG, Chunk, DataReader, TextCheck
 from mailgw.smtp.events import Auth, Closing, Data, Event, Expand, Hello, Mail, Piece, Quit, Rcpt, Reset, StartTls
 from mailgw.smtp.lines import BadLine, LineBuffer
+from mailgw.smtp.xclient import parse_xclient
 from mailgw.values.reply import Reply
 
 __all__ = ["ServerEngine", "ServerSettings"]
@@ -40,11 +41,13 @@ _AT_ONCE = 64 * 1024  # octets of BDAT handed on in one piece
 class ServerEngine:
     """One session's language. Feed it with `receive`, take events, `answer` each, send what `take_output` gives."""
 
-    def __init__(self, settings: ServerSettings, tls: bool = False) -> None:
-        """Make one; ``tls``: TLS began with the connection (RFC 8314)."""
+    def __init__(self, settings: ServerSettings, tls: bool = False, trusted: bool = False) -> None:
+        """Make one; ``tls``: TLS began with the connection (RFC 8314); ``trusted``: the client may say XCLIENT."""
         self.tls = tls
         self.authenticated = False
         self._settings = settings
+        self._trusted = trusted
+        self._introduced = False  # XCLIENT was said
         self._lines = LineBuffer(settings.fix_line_ends)
         self._out: list[bytes] = []
         self._errors = 0
@@ -162,7 +165,7 @@ class ServerEngine:
             self._esmtp = positive and event.esmtp
             self._offered = Offered(self._esmtp, requiretls=self.tls, auth=bool(self._settings.mechanisms) and self.tls)
             if positive:
-                reply = answers.hello(self._settings, event.esmtp, self.tls)
+                reply = answers.hello(self._settings, event.esmtp, self.tls, self._trusted, self._introduced)
         elif isinstance(event, Reset):
             self._forget_transaction()
         elif isinstance(event, Auth):
@@ -191,6 +194,11 @@ class ServerEngine:
         """The connection is encrypted from here: forget what was said, throw away what came in clear (RFC 3207 §4.2, §5)."""
         self._lines.take_all()
         self.tls = True
+        self._forget_hello()
+
+    def start_over(self, authenticated: bool) -> None:
+        """XCLIENT was believed: the session is about to be greeted again, and ``authenticated`` as it says."""
+        self.authenticated, self._introduced = authenticated, True
         self._forget_hello()
 
     def close(self, reply: Reply) -> Closing:
@@ -337,12 +345,25 @@ class ServerEngine:
             self._say(answers.NO_ARGUMENT)
         elif self.tls:
             self._say(Reply(503, "5.5.1", "TLS is on already"))
+        elif self._introduced:
+            # RFC 3207 §4.2 wants it forgotten, but the proxy must not be taken for its client.
+            self._say(answers.TLS_FIRST)
         elif not self._esmtp:
             self._say(answers.HELLO_FIRST)
         elif self._mail is not None:
             self._say(answers.IN_TRANSACTION)
         else:
             return StartTls()
+        return None
+
+    def _xclient(self, argument: bytes) -> Event | None:
+        self._idle_commands += 1
+        if not self._trusted:
+            self._say(answers.NOT_TRUSTED)
+        elif self._mail is not None:
+            self._say(answers.IN_TRANSACTION)
+        else:
+            return parse_xclient(argument)
         return None
 
     def _auth(self, argument: bytes) -> Event | None:
@@ -442,6 +463,7 @@ _HANDLERS: dict[bytes, _Handler] = {
     b"QUIT": ServerEngine._quit,
     b"STARTTLS": ServerEngine._starttls,
     b"AUTH": ServerEngine._auth,
+    b"XCLIENT": ServerEngine._xclient,
 }
 _BEFORE_TLS = frozenset(_HANDLERS[verb] for verb in (b"EHLO", b"HELO", b"STARTTLS", b"NOOP", b"RSET", b"HELP", b"QUIT"))
 _WEB = frozenset({b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"CONNECT", b"PATCH"})

@@ -17,8 +17,10 @@ from mailgw.journal import Journal
 from mailgw.receive.asking import Asked, Rules
 from mailgw.receive.conversation import Reception
 from mailgw.receive.protocol import SmtpFactory
+from mailgw.receive.proxying import ProxyFactory
 from mailgw.routes.default import Default
 from mailgw.routing import Routing, Rule
+from mailgw.settings import Network
 from mailgw.smtp.server import ServerSettings
 from mailgw.storage.in_process import InProcessStore
 from mailgw.values.address import Address
@@ -78,8 +80,12 @@ class _Handle:
 class Talk:
     """One connection to a `MemoryServer`."""
 
-    protocol: Any
     transport: Any
+
+    @property
+    def protocol(self) -> Any:
+        """What is at work on the connection at this moment."""
+        return self.transport.protocol
 
     def say(self, data: bytes | str) -> str:
         """Send octets and give what the server answers to them. A text is sent as a line."""
@@ -127,9 +133,13 @@ class MemoryServer:
         timeout: float = 30.0,
         max_sessions: int = 100,
         max_sessions_per_client: int = 50,
+        proxy: Sequence[Network] = (),
         **more: Any,
     ) -> None:
-        """Make one; ``more`` goes to `Reception`. Without ``routing`` everything goes to the gateway "anywhere"."""
+        """Make one; ``more`` goes to `Reception`. Without ``routing`` everything goes to the gateway "anywhere".
+
+        ``proxy``: clients from these networks must begin with a PROXY header.
+        """
         self.clock = Clock()
         self.clock.advance(1767607200)  # 2026-01-05T10:00Z
         self.notes = Notes()
@@ -164,6 +174,7 @@ class MemoryServer:
             max_sessions=max_sessions,
             max_sessions_per_client=max_sessions_per_client,
         )
+        self.entrance = ProxyFactory(self.factory, "mx", proxy, self.reception.journal, self.clock)
 
     @property
     def parcels(self) -> list[Parcel]:
@@ -173,7 +184,8 @@ class MemoryServer:
     def connect(self, ip: str = "192.0.2.99", port: int = 40000) -> Talk:
         """Connect a client; the greeting is the first thing to be heard."""
         kind = IPv6Address if ":" in ip else IPv4Address
-        protocol = self.factory.buildProtocol(None)
-        transport: Any = _Transport(peerAddress=kind("TCP", ip, port))  # type: ignore[no-untyped-call]
-        protocol.makeConnection(transport)
-        return Talk(protocol, transport)
+        address = kind("TCP", ip, port)
+        transport: Any = _Transport(peerAddress=address)  # type: ignore[no-untyped-call]
+        transport.protocol = self.entrance.buildProtocol(address)
+        transport.protocol.makeConnection(transport)
+        return Talk(transport)

@@ -10,7 +10,10 @@ from mailgw.values.address import Address
 from mailgw.values.content import Content
 from mailgw.values.decision import AuthResult
 
-__all__ = ["ClientFacts", "ContentFacts", "RecipientFacts", "SenderFacts", "TlsFacts"]
+__all__ = ["UNKNOWN_IP", "ClientFacts", "ContentFacts", "RecipientFacts", "SenderFacts", "TlsFacts"]
+
+UNKNOWN_IP = IPv4Address("0.0.0.0")  # noqa: S104  # nobody's address (RFC 1122 §3.2.1.3), so in nobody's network
+"""The address of a client for which a load balancer or proxy speaks without knowing it."""
 
 
 @frozen(kw_only=True)
@@ -27,7 +30,7 @@ class ClientFacts:
 
     session: str  # the id that every log line of this session carries
     listener: str  # name of the [listen.NAME] table
-    ip: IPv4Address | IPv6Address  # IPv4-mapped IPv6 addresses arrive as IPv4
+    ip: IPv4Address | IPv6Address  # IPv4-mapped IPv6 addresses arrive as IPv4; see `UNKNOWN_IP`
     port: int
     kind: Literal["relay", "submission"] = "relay"
     helo: str = ""  # as the client said it; empty before HELO or EHLO
