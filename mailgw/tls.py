@@ -44,7 +44,7 @@ class ServerTls:
                 try:
                     self._context = self._read()
                     _log.info("certificate {path} read again", path=self._certificate)
-                except (OSError, ValueError, SSL.Error) as problem:
+                except (OSError, ValueError) as problem:
                     _log.error("certificate {path} cannot be used, the old one stays: {problem}", path=self._certificate, problem=problem)
         return self._context
 
@@ -59,6 +59,13 @@ class ServerTls:
         return tuple(states)
 
     def _read(self) -> SSL.Context:
+        try:
+            return self._load()
+        except (ValueError, TypeError, SSL.Error) as problem:
+            why = "does not fit its key" if isinstance(problem, SSL.Error) else f"or its key {self._key} cannot be read: no usable PEM"
+            raise ValueError(f"{self._certificate} {why}") from problem
+
+    def _load(self) -> SSL.Context:
         chain = [X509.from_cryptography(one) for one in x509.load_pem_x509_certificates(self._certificate.read_bytes())]
         key = PKey.from_cryptography_key(load_pem_private_key(self._key.read(), None))  # type: ignore[arg-type]
         options = CertificateOptions(

@@ -16,7 +16,7 @@ from mailgw.journal import Accepted, Connected, Discarded, Disconnected, Fault, 
 from mailgw.receive.asking import Asked, Asker, Rules
 from mailgw.receive.intake import Intake
 from mailgw.receive.introduction import greeted, introduced, together
-from mailgw.receive.trace import from_and_by, hops, received
+from mailgw.receive.trace import from_and_by, hops, received, starts_folded
 from mailgw.receive.transaction import Findings, Transaction
 from mailgw.routing import Found, Routing
 from mailgw.settings import Network
@@ -399,7 +399,10 @@ class Conversation:
         trace = received(self._from_and_by, transaction.number, transaction.only_recipient(), now)
         if smtputf8:
             self._from_and_by = ""  # the next transaction may want it in ASCII
-        content = Content(content.original, content.original_size, findings.header() + trace)
+        added = findings.header() + trace
+        if starts_folded(content):
+            added += b"\r\n"  # white space at the very beginning would continue our own field: it becomes body
+        content = Content(content.original, content.original_size, added)
         await self._put(transaction, transaction.envelope(self._client, is_ascii, now), content)
 
     async def _put(self, transaction: Transaction, envelope: Envelope, content: Content) -> None:

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
+    IHalfCloseableProtocol,
     IHandshakeListener,
     IOpenSSLContextFactory,
     IPushProducer,
@@ -40,7 +41,7 @@ _FULL_FOR_YOU = Reply(421, "4.7.0", "too many connections from your address")
 _log = Logger(namespace="mailgw.receive")
 
 
-@implementer(IHandshakeListener, IPushProducer)
+@implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
 class SmtpProtocol(Protocol):
     """One connection. It is the `Wire` of its conversation."""
 
@@ -59,6 +60,8 @@ class SmtpProtocol(Protocol):
         self._throttled = False  # the client does not read
         self._direct = False
         self._handshake: Deferred[None] | None = None
+        self._session = ""  # its id, from the moment on when there is a conversation
+        self._half_closed = False  # the client says no more, but listens
 
     # ── From the network ──
 
@@ -106,8 +109,18 @@ class SmtpProtocol(Protocol):
             handshake, self._handshake = self._handshake, None
             handshake.errback(Gone("lost"))
         self._stop_waiting(self._gone)
-        if self.lingering and not self.over.called:
-            self.over.callback(None)
+        if self.lingering or not self._session:
+            self._is_over()
+
+    def readConnectionLost(self) -> None:  # noqa: N802
+        """The client has closed its side: what is being decided it will still hear."""
+        self._half_closed = True
+        self._stop_waiting("lost")
+        if not self._session:
+            self.abort()
+
+    def writeConnectionLost(self) -> None:  # noqa: N802
+        """We never close our side alone."""
 
     def pauseProducing(self) -> None:  # noqa: N802
         """The client does not read: say nothing more until it does."""
@@ -138,6 +151,8 @@ class SmtpProtocol(Protocol):
             self._paused = False
             transport: Any = self.transport
             transport.resumeProducing()
+        if self._half_closed:
+            raise Gone("lost")
         self._waiter = Deferred()
         await self._waiter
 
@@ -170,7 +185,7 @@ class SmtpProtocol(Protocol):
     def time_out(self) -> None:
         """The deadline has passed."""
         transport: Any = self.transport
-        if self.lingering or self._throttled or self._handshake is not None or not hasattr(self, "_session"):
+        if self.lingering or self._throttled or self._handshake is not None or not self._session:
             # It does not even fetch our last words, or never spoke TLS.
             transport.abortConnection()
         elif self._waiter is not None:
@@ -179,7 +194,9 @@ class SmtpProtocol(Protocol):
     def shut_down(self) -> None:
         """End after the running transaction, or now if there is none."""
         self.closing = True
-        if self._waiter is not None and not self._engine.in_transaction and not self._engine.in_content:
+        if not self._session or self._handshake is not None:
+            self.abort()  # it has not spoken TLS yet, and perhaps never will
+        elif self._waiter is not None and not self._engine.in_transaction and not self._engine.in_content:
             self._stop_waiting("shutdown")
 
     def abort(self) -> None:
@@ -206,14 +223,17 @@ class SmtpProtocol(Protocol):
     def _end(self) -> None:
         self.lingering = True
         if self._gone:
-            if not self.over.called:
-                self.over.callback(None)
+            self._is_over()
             return
         self.within(_LINGER)
         self._flush()
         transport: Any = self.transport
         transport.unregisterProducer()
         transport.loseConnection()
+
+    def _is_over(self) -> None:
+        if not self.over.called:
+            self.over.callback(None)
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
@@ -319,14 +339,22 @@ class SmtpFactory(Factory):
         for protocol in running:
             protocol.shut_down()
         ends = DeferredList([protocol.over for protocol in running if not protocol.over.called])
-        axe = self.reception.clock.callLater(grace, self._abort_all)
-        await ends
+        ended: Deferred[None] = Deferred()
+        axe = self.reception.clock.callLater(grace, self._abort_all, ended)
+        ends.addCallback(_fire, ended)
+        await ended
         if axe.active():
             axe.cancel()
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
 
-    def _abort_all(self) -> None:
+    def _abort_all(self, ended: "Deferred[None]") -> None:
         for protocol in list(self._sessions):
             protocol.abort()
+        _fire(None, ended)  # a policy may still be thinking about one of them: it is not waited for
+
+
+def _fire(_: object, ended: "Deferred[None]") -> None:
+    if not ended.called:
+        ended.callback(None)

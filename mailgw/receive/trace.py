@@ -8,7 +8,7 @@ from functools import lru_cache
 from mailgw.values.content import Content
 from mailgw.values.facts import ClientFacts
 
-__all__ = ["from_and_by", "hops", "received"]
+__all__ = ["from_and_by", "hops", "received", "starts_folded"]
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9.\-:\[\]_]")
 _RECEIVED = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
@@ -47,6 +47,12 @@ def _protocol(client: ClientFacts, smtputf8: bool) -> str:
 @lru_cache(maxsize=4)
 def _date(second: int) -> str:
     return format_datetime(datetime.fromtimestamp(second, UTC))
+
+
+def starts_folded(content: Content) -> bool:
+    """Whether the message begins with white space, as only a continued field may (RFC 5322 §2.2.3). Raises OSError."""
+    original = content.original
+    return (original[:1] if isinstance(original, bytes) else content.header(1)) in (b" ", b"\t")
 
 
 def hops(content: Content) -> int:

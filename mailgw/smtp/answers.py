@@ -5,7 +5,7 @@ from attrs import frozen
 from mailgw.smtp.xclient import ATTRIBUTES
 from mailgw.values.reply import Reply
 
-__all__ = ["ServerSettings", "hello"]
+__all__ = ["ServerSettings", "commands", "hello"]
 
 
 @frozen(kw_only=True)
@@ -57,6 +57,13 @@ def hello(settings: ServerSettings, esmtp: bool, tls: bool, trusted: bool = Fals
     return Reply(250, "", "\n".join(words))
 
 
+def commands(settings: ServerSettings, tls: bool) -> Reply:
+    """The answer to HELP: the commands that can be of use at this moment."""
+    words = ["EHLO", "HELO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "VRFY", "HELP", "QUIT"]
+    words += ["EXPN"] * settings.expands + ["STARTTLS"] * (settings.starttls and not tls) + ["AUTH"] * (tls and bool(settings.mechanisms))
+    return Reply(214, "2.0.0", " ".join(words))
+
+
 OK = Reply(250, "2.0.0", "ok")
 GO_AHEAD = Reply(354, "", "end data with <CR><LF>.<CR><LF>")
 UNKNOWN = Reply(500, "5.5.2", "command not recognized")
@@ -77,7 +84,6 @@ AUTH_CANCELLED = Reply(501, "5.7.0", "authentication cancelled")
 NO_BASE64 = Reply(501, "5.5.2", "not valid base64")
 CHUNK_RECEIVED = Reply(250, "2.0.0", "chunk received")
 VRFY = Reply(252, "2.5.0", "not verified here; send mail and see")
-HELP = Reply(214, "2.0.0", "EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN HELP STARTTLS AUTH QUIT")
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "too many errors")
 TOO_MANY_COMMANDS = Reply(421, "4.7.0", "too many commands without mail")
 NOT_SMTP = Reply(421, "4.7.0", "this is not a web server")

@@ -100,7 +100,7 @@ class Quit:
 
 @frozen
 class Closing:
-    """The engine ends the session: ``reply``, a 421, is said already."""
+    """The engine ends the session: ``reply``, a 421 or 521, is said already."""
 
     reply: Reply
 

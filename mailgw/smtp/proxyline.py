@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from attrs import frozen
 
-__all__ = ["MAX_HEADER", "BadProxyHeader", "Origin", "ProxyHeader", "read_proxy_header"]
+__all__ = ["LOCAL", "MAX_HEADER", "BadProxyHeader", "Origin", "ProxyHeader", "read_proxy_header"]
 
 Origin: TypeAlias = tuple[IPv4Address | IPv6Address, int]
 """An address and a port."""
@@ -24,6 +24,8 @@ _V1 = re.compile(rb"PROXY TCP([46]) ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+) (0|[1-9][0
 _V1_UNKNOWN = re.compile(rb"PROXY UNKNOWN(?: .*)?\Z", re.DOTALL)
 
 _TCP4, _TCP6 = 0x11, 0x21
+LOCAL = _SIGNATURE + b"\x20\x00\x00\x00"
+"""A whole header: whoever sends it speaks for itself."""
 _ADDRESSES = {0x00: 0, _TCP4: 12, 0x12: 12, _TCP6: 36, 0x22: 36, 0x31: 216, 0x32: 216}  # octets, by family and transport (§2.2)
 
 

@@ -202,7 +202,7 @@ class ServerEngine:
         self._forget_hello()
 
     def close(self, reply: Reply) -> Closing:
-        """Say ``reply``, a 421, and take nothing more."""
+        """Say ``reply``, a 421 or 521, and take nothing more."""
         self._out.append(reply.wire)
         self._closing = True
         return Closing(reply)
@@ -288,7 +288,7 @@ class ServerEngine:
         size, _, last = argument.partition(b" ")
         if not (size.isdigit() and len(size) <= 18) or last.upper() not in (b"", b"LAST"):
             # Where the chunk would end nobody knows: what follows must not be taken for commands.
-            return self.close(Reply(421, "4.5.4", "syntax: BDAT size [LAST]"))
+            return self.close(Reply(521, "5.5.4", "syntax: BDAT size [LAST]"))
         self._chunk = Chunk(int(size), bool(last))
         if self._mail is None:
             self._chunk.refusal = answers.NEED_MAIL
@@ -313,7 +313,7 @@ class ServerEngine:
 
     def _help(self, argument: bytes) -> Event | None:
         self._idle_commands += 1
-        self._say(answers.HELP)
+        self._say(answers.commands(self._settings, self.tls))
         return None
 
     def _vrfy(self, argument: bytes) -> Event | None:

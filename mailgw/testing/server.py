@@ -7,10 +7,11 @@ from typing import Any
 
 from attrs import define, field, frozen
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from zope.interface import implementer
+from zope.interface import directlyProvides, implementer
 
 from mailgw.interfaces import IIdentity, IObserver, IQueueStore
 from mailgw.journal import Journal
@@ -64,6 +65,9 @@ class _Transport(StringTransport):
     def startTLS(self, factory: Any) -> None:  # noqa: N802
         self.in_tls = factory
 
+    def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802
+        """There is nothing to delay."""
+
     def getHandle(self) -> Any:  # noqa: N802
         return _Handle()
 
@@ -103,6 +107,10 @@ class Talk:
             self.transport.in_tls = None
             self.protocol.handshakeCompleted()
         return str(said, "utf-8")
+
+    def shake_hands(self) -> None:
+        """Begin TLS, where the connection begins with it."""
+        self.protocol.handshakeCompleted()
 
     def hang_up(self) -> None:
         """The client goes away."""
@@ -181,11 +189,13 @@ class MemoryServer:
         """What was accepted, in order."""
         return [parcel for put in self.offered for parcel in put.parcels]
 
-    def connect(self, ip: str = "192.0.2.99", port: int = 40000) -> Talk:
-        """Connect a client; the greeting is the first thing to be heard."""
+    def connect(self, ip: str = "192.0.2.99", port: int = 40000, tls: bool = False) -> Talk:
+        """Connect a client; the greeting is the first thing to be heard, with implicit ``tls`` after `Talk.shake_hands`."""
         kind = IPv6Address if ":" in ip else IPv4Address
         address = kind("TCP", ip, port)
         transport: Any = _Transport(peerAddress=address)  # type: ignore[no-untyped-call]
+        if tls:
+            directlyProvides(transport, ISSLTransport)
         transport.protocol = self.entrance.buildProtocol(address)
         transport.protocol.makeConnection(transport)
         return Talk(transport)

@@ -275,3 +275,73 @@ def test_a_fault_of_ours_is_a_421_without_a_traceback():
         globalLogPublisher.removeObserver(seen.append)
     assert talk.is_over
     assert any("ZeroDivisionError" in str(event.get("log_failure")) for event in seen)
+
+
+def test_shutdown_does_not_wait_for_a_connection_that_never_speaks_tls():
+    one = server()
+    talk = one.connect(tls=True)
+    stopped = Deferred.fromCoroutine(one.factory.stop(30))
+    assert talk.is_over
+    talk.hang_up()
+    assert stopped.called
+
+
+def test_shutdown_does_not_wait_for_a_policy_longer_than_its_grace():
+    class Hanging:
+        def check_sender(self, facts):
+            return Deferred()
+
+    one = MemoryServer(permits=[OURS], policies=[Hanging()], timeout=1000)
+    talk = one.connect()
+    talk.say("HELO c")
+    talk.say("MAIL FROM:<a@example.com>")
+    stopped = Deferred.fromCoroutine(one.factory.stop(30))
+    one.clock.advance(29)
+    assert not stopped.called
+    one.clock.advance(1)
+    assert stopped.called
+
+
+def test_a_client_that_closes_its_side_hears_what_became_of_its_message():
+    class Slow(InProcessStore):
+        async def put(self, *arguments):
+            await committed
+            return await super().put(*arguments)
+
+    committed = Deferred()
+    one = server(store=Slow())
+    talk = in_data(one)
+    talk.say(b"x\r\n.\r\n")
+    talk.protocol.readConnectionLost()
+    assert not talk.is_over
+    committed.callback(None)
+    assert talk.heard() == "250 2.0.0 queued as 1\r\n"
+    assert talk.is_over
+
+
+def test_a_client_that_closes_its_side_in_the_middle_is_gone():
+    one = server()
+    talk = in_data(one)
+    talk.say(b"half")
+    talk.protocol.readConnectionLost()
+    assert talk.is_over
+    assert one.parcels == []
+
+
+@pytest.mark.parametrize("start", [b" folded\r\n", b"\tfolded: x\r\n"])
+def test_no_message_continues_our_own_field(start):
+    one = server()
+    talk = in_data(one)
+    assert talk.say(start + b"\r\nx\r\n.\r\n").startswith("250")
+    [parcel] = one.parcels
+    assert parcel.content.added.endswith(b" +0000\r\n\r\n")
+    assert parcel.content.original.startswith(start)
+
+
+def test_with_implicit_tls_the_greeting_waits_for_the_handshake():
+    one = server()
+    talk = one.connect(tls=True)
+    assert talk.heard() == ""
+    talk.shake_hands()
+    assert talk.heard().startswith("220")
+    assert "250 REQUIRETLS" in talk.say("EHLO c")
