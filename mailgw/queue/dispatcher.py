@@ -1,4 +1,4 @@
-"""The dispatcher: takes what is due to the gateways, and writes down what became of it."""
+"""The dispatcher: takes what is due to the gateways, and writes down what became of it. One file because it is one loop."""
 
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from inspect import isawaitable
