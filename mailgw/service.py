@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from ipaddress import ip_address
 from random import SystemRandom
 from typing import Any, NoReturn
 
@@ -32,8 +33,11 @@ from mailgw.observe.log import quicken
 from mailgw.queue.dispatcher import Dispatcher
 from mailgw.receive.aliases import read_aliases
 from mailgw.receive.conversation import Reception
+from mailgw.receive.peer import is_within, peer_of
 from mailgw.receive.protocol import SmtpFactory
+from mailgw.receive.proxying import ProxyFactory
 from mailgw.smtp.answers import ServerSettings
+from mailgw.smtp.proxyline import LOCAL
 from mailgw.storage.sqlite import SqliteStore
 from mailgw.tls import ServerTls
 from mailgw.watchdog import Entrance, Watchdog, where_to_dial
@@ -164,6 +168,9 @@ class MailGateway(Service):
             text = one.listener.beneath_tls(text)
             tls: Any = one.tls
             factory = TLSMemoryBIOFactory(tls, False, one.door, self._reactor)
+        if one.listener.proxy:
+            listener = one.listener
+            factory = ProxyFactory(factory, listener.name, listener.proxy, self._journal, self._reactor, listener.max_sessions)
         if text.startswith("tcp:") and ":backlog=" not in text:
             text = f"{text}:backlog={_BACKLOG}"
         try:
@@ -219,7 +226,12 @@ class MailGateway(Service):
         self._watchdog = Watchdog(
             manager=self._manager,
             entrances=[
-                Entrance(one.listener.name, where_to_dial(port.getHost()), one.listener.is_implicit_tls(text))
+                Entrance(
+                    one.listener.name,
+                    where_to_dial(port.getHost()),
+                    one.listener.is_implicit_tls(text),
+                    _preface(one.listener, port.getHost()),
+                )
                 for one in self._open
                 for text, port in zip(one.listener.endpoint, one.ports, strict=True)
             ],
@@ -262,6 +274,7 @@ class MailGateway(Service):
             data_timeout=listener.data_timeout,
             message_timeout=listener.message_timeout,
             aliases=self._aliases.get(listener.name),
+            xclient=listener.xclient,
         )
         return SmtpFactory(
             reception,
@@ -324,6 +337,14 @@ class MailGateway(Service):
         sessions = sum(one.door.inside.sessions for one in self._open if one.door.inside is not None)
         leased = self._store.leased() if self._store is not None else 0
         return f"{len(self._open)} listeners, {sessions} sessions, {leased} recipients in delivery"
+
+
+def _preface(listener: Listener, address: IAddress) -> bytes:
+    # The watchdog's look at ourselves comes from the address that it dials: perhaps one that must begin with a PROXY header.
+    ip, _ = peer_of(address)
+    if ip.is_unspecified:
+        ip = ip_address("::1" if ip.version == 6 else "127.0.0.1")
+    return LOCAL if is_within(ip, listener.proxy) else b""
 
 
 def _closable(parts: Parts) -> list[Any]:

@@ -16,7 +16,7 @@ from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from mailgw.notify import ServiceManager
@@ -41,7 +41,7 @@ class Entrance:
     name: str  # of the listener
     where: str  # as `IDialer` has it
     is_tls: bool = False  # from the first byte
-    preface: bytes = b""  # what is sent before all else, TLS too
+    preface: bytes = b""  # what is sent before all else, also before TLS
 
 
 def where_to_dial(address: IAddress) -> str:
@@ -106,13 +106,22 @@ class Visitor(LineOnlyReceiver):
         return self.transport
 
 
+class _Prefaced(BufferingTLSTransport):
+    # Says something in clear before the handshake.
+    def makeConnection(self, transport: Any) -> None:  # noqa: N802
+        factory: Any = self.factory
+        transport.write(factory.preface)
+        super().makeConnection(transport)  # type: ignore[no-untyped-call]
+
+
 async def _knock(entrance: Entrance, dialer: Any, seconds: float) -> None:
-    visitor = Visitor(entrance.preface)
+    visitor = Visitor(b"" if entrance.is_tls else entrance.preface)
     factory: Any = Factory.forProtocol(lambda: visitor)
     factory.noisy = False
     if entrance.is_tls:
         # Our own certificate has other names than "127.0.0.1", and nothing is said that it should protect.
         factory = TLSMemoryBIOFactory(CertificateOptions(), True, factory)
+        factory.protocol, factory.preface = _Prefaced, entrance.preface
         factory.noisy = False
     await dialer.dial(entrance.where, factory, seconds)
     await visitor.over

@@ -74,6 +74,8 @@ class Listener:
     tls: str = ""  # name of a [tls.NAME]; empty: none
     accounts: str = ""  # name of an [accounts.NAME]; empty: nobody can log in
     policies: tuple[str, ...] = ()
+    proxy: tuple[Network, ...] = ()  # load balancers: from there, and only from there, a PROXY header must come first
+    xclient: tuple[Network, ...] = ()  # proxies that may say with XCLIENT for whom they speak, logins included
     max_message_size: Size = 50 * 2**20
     max_recipients: int = 1000  # in one transaction
     max_text_line: Size = 64 * 2**10  # in the content

@@ -16,6 +16,8 @@ _WITH_PORT = ("tcp", "tcp4", "tcp6", "tls")
 _BENEATH_TLS = ("tls:systemd:", "tls:unix:", "tls:tcp6:")
 _COUNTS = ("max_recipients", "max_errors", "max_commands", "max_sessions", "max_sessions_per_client", "max_hops")
 _SIZES = ("max_message_size", "max_text_line")
+_BELIEVED = ("proxy", "xclient")
+_TOO_WIDE = {4: 8, 6: 7}  # prefix lengths: nobody owns more than 10.0.0.0/8 or fc00::/7
 _TIMES = ("command_timeout", "data_timeout", "message_timeout")
 
 
@@ -58,6 +60,10 @@ def check_listener(
         for key in keys:
             if key in own and key in values and values[key] < least:
                 report.error((*at, key), "must be more than nothing")
+    for key in _BELIEVED:
+        for network in values.get(key, ()) if key in own else ():
+            if network.prefixlen < _TOO_WIDE[network.version]:
+                report.error((*at, key), f"{network} is too wide: strangers in it could say that they are anybody")
     if "kind" not in values or "endpoint" not in values:
         return None
     if not values["endpoint"]:
