@@ -1,6 +1,6 @@
 """One run of a program: from its start to its exit status, within a time limit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
@@ -96,18 +96,19 @@ class Program(ProcessProtocol):
             self._set_timer(_GRACE, lambda: self._signal("KILL"))
 
     def _signal(self, name: str) -> None:
-        self._timer = None
         with suppress(ProcessExitedAlready, PermissionError):  # a program that has become another user's cannot be ended by us
             self.transport.signalProcess(name)  # type: ignore[union-attr]
 
-    def _set_timer(self, seconds: float, call: Any) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+    def _set_timer(self, seconds: float, call: Callable[[], None]) -> None:
+        self._clear_timer()
         self._timer = self._clock.callLater(seconds, call)
 
-    def _finish(self) -> None:
+    def _clear_timer(self) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
+
+    def _finish(self) -> None:
+        self._clear_timer()
         self.transport.loseConnection()  # type: ignore[union-attr]
         if not self._ended.called:
             self._ended.callback(Ended(self._reason.exitCode, self._reason.signal, self._output, self._too_slow))
