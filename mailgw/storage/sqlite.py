@@ -1,7 +1,7 @@
 """The embedded queue: SQLite in a local folder, owned by one process.
 
-All writing happens in the thread of `Writer`, and so does everything that looks at leases: methods with a leading
-underscore run there, the public ones on the reactor's side. Leases live in memory and end with the process.
+Writing belongs to `Writer`, and so does everything that looks at leases: methods with a leading underscore run where and
+when it says, one at a time, the public ones on the reactor's side. Leases live in memory and end with the process.
 """
 
 import json
@@ -128,7 +128,8 @@ class SqliteStore:
         """See `IQueueStore`. Raises ValueError for a message without recipients."""
         if not recipients:
             raise ValueError("a message needs a recipient")
-        return await self._writer.submit(self._put, (envelope, content, recipients, hold), self._unheard_put)
+        light = isinstance(content.original, bytes)
+        return await self._writer.submit(self._put, (envelope, content, recipients, hold), self._unheard_put, light)
 
     async def waiting(self) -> Mapping[Destination, float]:
         """See `IQueueStore`."""
@@ -144,7 +145,7 @@ class SqliteStore:
 
     async def settle(self, settlements: Sequence[Settlement], notices: Sequence[Notice] = ()) -> Sequence[Put]:
         """See `IQueueStore`. What is said about a recipient that is not leased is ignored."""
-        return await self._writer.submit(self._settle, (settlements, notices), self._unheard_puts)
+        return await self._writer.submit(self._settle, (settlements, notices), self._unheard_puts, not notices)
 
     def leased(self) -> int:
         """See `IQueueStore`."""
