@@ -107,30 +107,28 @@ class Http:
 
     async def _post(self, shipment: Shipment, recipients: tuple[Recipient, ...]) -> Outcome:
         target = Target(self.url)
-        peer = target.host
         if shipment.envelope.requiretls and not target.is_encrypted:
             # RFC 8689 §4.2.1
-            return never(Reply(550, "5.7.30", "the sender requires TLS on the whole way, and the next hop has none"), peer)
+            return never(Reply(550, "5.7.30", "the sender requires TLS on the whole way, and the next hop has none"))
         body = Body.of(shipment, recipients, self.format)
         try:
             headers = await self._headers(shipment, recipients, body)
             own = {"Authorization": self.authorization.read().decode("latin-1")} if self.authorization else {}
         except OSError as problem:
-            return later(Reply(451, "4.3.0", f"message or key cannot be read: {problem.strerror or problem}"), peer)
+            return later(Reply(451, "4.3.0", f"message or key cannot be read: {problem.strerror or problem}"))
         try:
             answer = await self._follow(target, headers, own, body)
         except BadRedirect as problem:
-            return later(Reply(451, "4.3.5", str(problem)), peer)
+            return later(Reply(451, "4.3.5", str(problem)))
         except NoAnswer as problem:
             if problem.what == "unknown":
-                return unknown(str(problem), peer)
+                return unknown(str(problem))
             if problem.what == "unread":
-                return later(Reply(451, "4.3.0", str(problem)), peer)
-            return later(Reply(451, "4.4.1" if problem.what == "unreached" else "4.4.2", str(problem)), peer, unreachable=True)
+                return later(Reply(451, "4.3.0", str(problem)))
+            return later(Reply(451, "4.4.1" if problem.what == "unreached" else "4.4.2", str(problem)), unreachable=True)
         return outcome_of(
             answer.status,
             answer.first_line,
-            peer,
             transient=self.transient,
             handed=Handed.MAILBOX if self.final else Handed.RELAY,
             wait=retry_after(answer.field("Retry-After"), self.clock.seconds()),

@@ -23,18 +23,19 @@ _WHY_NEVER = {
 _WHY_LATER = {401: "4.7.8", 403: "4.7.0", 404: "4.3.5", 405: "4.3.5", 407: "4.7.8", 429: "4.7.0", 507: "4.3.1"}
 
 
-def outcome_of(
-    status: int, said: str, peer: str, *, transient: Collection[int] = TRANSIENT, handed: Handed, wait: float | None = None
-) -> Outcome:
-    """The outcome for all recipients of a request. ``said`` is the first line of the answer, ``wait`` its Retry-After in seconds."""
+def outcome_of(status: int, said: str, *, transient: Collection[int] = TRANSIENT, handed: Handed, wait: float | None = None) -> Outcome:
+    """The outcome for all recipients of a request. ``said`` is the first line of the answer, ``wait`` its Retry-After in seconds.
+
+    No peer is named: a DSN would call it an MTA, and its words SMTP (RFC 3464 §2.3.5-6).
+    """
     text = f"HTTP {status}{f': {said}' if said else ''}"
     if 200 <= status < 300:
-        return delivered(Reply(250, "2.0.0", text), peer, handed)
+        return delivered(Reply(250, "2.0.0", text), handed=handed)
     if 400 <= status < 500 and status not in transient:
         code, enhanced = _WHY_NEVER.get(status, (550, "5.0.0"))
-        return never(Reply(code, enhanced, text), peer)
+        return never(Reply(code, enhanced, text))
     enhanced = _WHY_LATER.get(status, "4.3.5" if 300 <= status < 400 else "4.3.0")
-    return later(Reply(451, enhanced, text), peer, unreachable=status in _WHOLE, retry_after=wait)
+    return later(Reply(451, enhanced, text), unreachable=status in _WHOLE, retry_after=wait)
 
 
 def retry_after(value: str, now: float) -> float | None:
