@@ -10,6 +10,8 @@ r"""Talks as text: what the client says, what the server answers, and what has a
 ``#``                 a comment
 ``#! lockstep``       play it only turn by turn (the client must not talk ahead here)
 ``#! set max_errors=3``  a field of `ServerSettings` for this dialog: a number, "true" or "false"
+``#! proxy``             the client is a load balancer: it must begin with a PROXY header
+``#! xclient``           the client is a proxy that may say XCLIENT
 =======================  ===========================================================================================
 """
 
@@ -41,6 +43,8 @@ class Dialog:
     accepted: list[tuple[str, bytes | None]] = field(factory=list)  # "sender -> recipients", content
     ends: bool = False
     lockstep: bool = False
+    proxy: bool = False
+    xclient: bool = False
     settings: dict[str, int | bool] = field(factory=dict)
 
     @classmethod
@@ -51,8 +55,8 @@ class Dialog:
             said, heard = dialog.steps[-1]
             if not line.strip() or (line.startswith("#") and not line.startswith("#!")):
                 continue
-            if line.strip() == "#! lockstep":
-                dialog.lockstep = True
+            if line.strip() in ("#! lockstep", "#! proxy", "#! xclient"):
+                setattr(dialog, line[3:].strip(), True)
             elif line.startswith("#! set "):
                 name, _, value = line[7:].strip().partition("=")
                 dialog.settings[name] = value == "true" if value in ("true", "false") else int(value)

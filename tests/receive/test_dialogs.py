@@ -1,5 +1,6 @@
 """Every dialog, played in turns, byte by byte and in one segment: the same transcript, the same mail."""
 
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,11 @@ DIALOGS = {path.stem: Dialog.parse(path.read_text()) for path in sorted(FOLDER.g
 
 def server_for(dialog: Dialog) -> MemoryServer:
     settings = ServerSettings(hostname="mx.example.org", **{"starttls": True, **dialog.settings})
-    return MemoryServer(permits=[Permit(to=frozenset({"example.org"}), name="ours")], settings=settings)
+    permits = [Permit(to=frozenset({"example.org"}), name="ours")]
+    clients = (ip_network("192.0.2.0/24"),)
+    return MemoryServer(
+        permits=permits, settings=settings, proxy=clients if dialog.proxy else (), xclient=clients if dialog.xclient else ()
+    )
 
 
 @pytest.mark.parametrize(("name", "way"), [(name, way) for name, dialog in DIALOGS.items() for way in dialog.ways])
