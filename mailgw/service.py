@@ -31,6 +31,7 @@ from mailgw.interfaces import IClock, IDialer, IIdentity, IObserver, IResolver, 
 from mailgw.journal import Fault, Journal
 from mailgw.notify import NOBODY, ServiceManager
 from mailgw.observe.log import quicken
+from mailgw.problems import BadConfiguration
 from mailgw.queue.dispatcher import Dispatcher
 from mailgw.receive.aliases import read_aliases
 from mailgw.receive.conversation import Reception
@@ -125,7 +126,7 @@ class MailGateway(Service):
     ) -> None:
         """Make one; ``ready`` is called, and ``manager`` told, when it takes mail.
 
-        Raises OSError and ValueError for files that cannot be used.
+        Raises BadConfiguration, OSError, ValueError for files that cannot be used.
         """
         self._configuration = configuration
         self._parts = parts
@@ -141,7 +142,7 @@ class MailGateway(Service):
         self._aliases = {
             name: read_aliases(one.aliases) for name, one in configuration.listen.items() if one.aliases is not None
         }
-        tls = {name: ServerTls(one.certificate, one.key, reactor) for name, one in configuration.tls.items()}
+        tls = _certificates(configuration, reactor)
         self._open = [_Open(listener, tls.get(listener.tls)) for listener in configuration.listen.values()]
         self._write_log: Callable[[], None] = lambda: None
         self._store: SqliteStore | None = None
@@ -174,7 +175,7 @@ class MailGateway(Service):
         if one.listener.proxy:
             listener = one.listener
             factory = ProxyFactory(factory, listener.name, listener.proxy, self._journal, self._reactor, listener.max_sessions)
-        if text.startswith("tcp:") and ":backlog=" not in text:
+        if text.startswith(("tcp:", "tcp4:", "tcp6:", "unix:")) and ":backlog=" not in text:
             text = f"{text}:backlog={_BACKLOG}"
         try:
             endpoint: Any = serverFromString(self._reactor, text)  # type: ignore[no-untyped-call]
@@ -343,6 +344,21 @@ class MailGateway(Service):
         sessions = sum(one.door.inside.sessions for one in self._open if one.door.inside is not None)
         leased = self._store.leased() if self._store is not None else 0
         return f"{len(self._open)} listeners, {sessions} sessions, {leased} recipients in delivery"
+
+
+def _certificates(configuration: Configuration, clock: IReactorTime) -> dict[str, ServerTls]:
+    report = configuration.report()
+    tls = {}
+    for name, one in configuration.tls.items():
+        try:
+            tls[name] = ServerTls(one.certificate, one.key, clock)
+        except OSError as problem:
+            report.error(("tls", name), f"{problem.filename or one.key}: {problem.strerror or problem}")
+        except ValueError as problem:
+            report.error(("tls", name), str(problem))
+    if report.errors:
+        raise BadConfiguration(report.errors)
+    return tls
 
 
 def _spare_the_collector() -> None:

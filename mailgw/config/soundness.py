@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
+from twisted.internet.endpoints import serverFromString
 
 from mailgw.config.model import Listener, RouteRule
 from mailgw.problems import Place, Report, nearest
@@ -87,6 +88,26 @@ def _check_endpoint(text: str, at: Place, report: Report) -> None:
         port = match[2].split(":")[0].removeprefix("port=")
         if not (port.isdecimal() and int(port) < 65536) and "port=" not in match[2]:
             report.error(at, f'"{text}" has no port: "{port}" is no number below 65536')
+        else:
+            _check_with_twisted(text, at, report)
+    else:
+        _check_with_twisted(text, at, report)
+
+
+def _check_with_twisted(text: str, at: Place, report: Report) -> None:
+    # Making an endpoint touches nothing; only its `listen` would. Twisted's own words are those of its functions.
+    inner = text.removeprefix("tls:") if text.startswith(_BENEATH_TLS) else text.replace("tls:", "tcp:", 1)
+    try:
+        serverFromString(None, inner)  # type: ignore[no-untyped-call]
+    except (TypeError, ValueError) as problem:
+        said = str(problem)
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", said)
+        if unknown:
+            report.error(at, f'"{text}" has no "{unknown[1]}"{nearest(unknown[1], ("backlog", "interface", "mode", "port"))}')
+        elif "multiple values" in said or "positional argument" in said:
+            report.error(at, f'"{text}": write a ":" that belongs to a value as "\\\\:", like "interface=\\\\:\\\\:1"')
+        else:
+            report.error(at, f'"{text}": {said[:1].lower()}{said[1:]}')
 
 
 def _with_tls(values: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
