@@ -193,13 +193,14 @@ def test_sockets_that_were_not_handed_over(tmp_path):
     assert "Traceback" not in said.decode()
 
 
+# It ends a while after it has closed its output: that it has ended can be known from SIGCHLD alone.
 PIPE = """
 [[route]]
 otherwise = true
 gateway = "program"
 [gateway.program]
 type = "pipe"
-command = ["/bin/sh", "-c", "cat >>piped"]
+command = ["/bin/sh", "-c", "cat >>piped; exec >&- 2>&-; sleep 0.2"]
 user = "{user}"
 directory = "{folder}"
 """
@@ -225,7 +226,7 @@ def test_mail_through_the_reactor_on_uvloop(tmp_path):
         with gateway.client() as client:
             client.starttls(context=trust)
             client.sendmail("a@example.com", ["b@example.org"], "Subject: x\r\n\r\n" + "x" * 70 + "\r\n")
-        wait_until(lambda: " delivered " in gateway.log.read_text(), "the delivery")
+        wait_until(lambda: " delivered " in gateway.log.read_text(), "the delivery", 10)
         process.terminate()
         assert process.wait(PATIENCE) == STOPPED
     assert "AsyncioSelectorReactor" in gateway.log.read_text()
