@@ -108,6 +108,14 @@ def test_like_inherits_what_is_not_said() -> None:
     assert (listeners["third"].endpoint, listeners["third"].max_recipients) == (("tcp:26",), 5)
 
 
+def test_who_stands_in_front() -> None:
+    more = '[listen.second]\nlike = "mx"\nproxy = []\n'
+    listeners = small(more, "max_recipients = 100", 'proxy = ["127.0.0.0/8", "@office"]\nxclient = "::1"').listen
+    assert listeners["mx"].proxy == (IPv4Network("127.0.0.0/8"), IPv4Network("192.0.2.0/24"), IPv6Network("2001:db8::/32"))
+    assert (listeners["second"].proxy, listeners["second"].xclient) == ((), (IPv6Network("::1"),))
+    assert (small().listen["mx"].proxy, small().listen["mx"].xclient) == ((), ())
+
+
 def test_an_inherited_fault_is_told_once() -> None:
     with pytest.raises(BadConfiguration) as caught:
         small('[listen.second]\nlike = "mx"\n', "max_recipients = 100", "max_recipients = -1\npolicies = [1]")
