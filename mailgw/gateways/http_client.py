@@ -49,7 +49,7 @@ class Answer:
 
     def field(self, name: str) -> str:
         """The last value of a header field, or the empty string."""
-        return next(reversed(self.headers.getRawHeaders(name) or [""]))
+        return (self.headers.getRawHeaders(name.encode()) or [b""])[-1].decode("latin-1")  # whatever octets it holds
 
     @property
     def first_line(self) -> str:

@@ -366,6 +366,13 @@ def test_an_answer_that_breaks_off_in_its_body_is_an_answer(loop: Loop) -> None:
     assert to(loop, RawFactory(b"HTTP/1.1 410 Gone\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe")).fate is Fate.NEVER
 
 
+@pytest.mark.parametrize("status", [200, 308])
+def test_header_fields_of_any_octets(loop: Loop, status: int) -> None:
+    fields = b"Location: \xff\xfe\r\nRetry-After: \xff\r\n \x00\r\nX: \xff\r\n"
+    outcome = to(loop, RawFactory(b"HTTP/1.1 %d \xff\r\nContent-Length: 0\r\n%s\r\n" % (status, fields)))
+    assert outcome.fate is (Fate.DELIVERED if status == 200 else Fate.LATER)
+
+
 def test_a_connection_that_is_lost_in_the_message(loop: Loop, tmp_path: Path) -> None:
     file = tmp_path / "message"
     file.write_bytes(bytes(16_000_000))
