@@ -232,12 +232,7 @@ class MailGateway(Service):
         self._watchdog = Watchdog(
             manager=self._manager,
             entrances=[
-                Entrance(
-                    one.listener.name,
-                    where_to_dial(port.getHost()),
-                    one.listener.is_implicit_tls(text),
-                    _preface(one.listener, port.getHost()),
-                )
+                _entrance(one.listener, text, port.getHost())
                 for one in self._open
                 for text, port in zip(one.listener.endpoint, one.ports, strict=True)
             ],
@@ -368,12 +363,13 @@ def _spare_the_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def _preface(listener: Listener, address: IAddress) -> bytes:
+def _entrance(listener: Listener, endpoint: str, address: IAddress) -> Entrance:
     # The watchdog's look at ourselves comes from the address that it dials: perhaps one that must begin with a PROXY header.
     ip, _ = peer_of(address)
     if ip.is_unspecified:
         ip = ip_address("::1" if ip.version == 6 else "127.0.0.1")
-    return LOCAL if is_within(ip, listener.proxy) else b""
+    preface = LOCAL if is_within(ip, listener.proxy) else b""
+    return Entrance(listener.name, where_to_dial(address), listener.is_implicit_tls(endpoint), preface)
 
 
 def _closable(parts: Parts) -> list[Any]:
