@@ -3,17 +3,16 @@
 import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from ipaddress import ip_address
 from random import SystemRandom
 from typing import Any, NoReturn
 
-from attrs import define, field, frozen
+from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IListeningPort, IReactorProcess, IReactorThreads, IReactorTime
+from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -23,11 +22,9 @@ from zope.interface import implementer
 from mailgw.admin.operations import Operations
 from mailgw.admin.signpost import Signpost
 from mailgw.admin.socket import AdminSocket, SocketInUse
-from mailgw.assemble import House, Identity, Parts
+from mailgw.assemble import House, Parts
 from mailgw.config.model import Configuration, Listener
-from mailgw.dns.resolver import resolver
-from mailgw.gateways.dialing import Dialer
-from mailgw.interfaces import IClock, IDialer, IIdentity, IObserver, IResolver, StoreUnavailable
+from mailgw.interfaces import IDialer, IIdentity, IObserver, StoreUnavailable
 from mailgw.journal import Fault, Journal
 from mailgw.notify import NOBODY, ServiceManager
 from mailgw.observe.log import quicken
@@ -44,23 +41,13 @@ from mailgw.storage.sqlite import SqliteStore
 from mailgw.tls import ServerTls
 from mailgw.watchdog import Entrance, Watchdog, where_to_dial
 
-__all__ = ["MailGateway", "make_house"]
+__all__ = ["MailGateway"]
 
 _GATHER = 0.01  # seconds of outcomes that are written together: a tenth less CPU for each message, measured
 _BACKLOG = 1024  # bursts of connections overflow Twisted's 50 and cost the clients seconds
 _CLOSING = 30.0  # seconds that the store and all else may take to close, after the shutdown's grace
 
 _log = Logger(namespace="mailgw.service")
-
-
-@implementer(IClock)
-@frozen
-class SystemClock:
-    """The time of day, with the machine's time zone."""
-
-    def now(self) -> datetime:
-        """Now."""
-        return datetime.now().astimezone()
 
 
 @implementer(IObserver)
@@ -73,20 +60,6 @@ class _Faults:
     def note(self, event: Any) -> None:
         if type(event) is Fault:
             self.count += 1
-
-
-def make_house(configuration: Configuration, reactor: Any) -> House:
-    """The providers for what components ask with `given`."""
-    server = configuration.server
-    return {
-        IClock: SystemClock(),
-        IDialer: Dialer(reactor),
-        IIdentity: Identity(server.hostname, server.postmaster),
-        IResolver: resolver(reactor, server.resolvers),
-        IReactorTime: reactor,
-        IReactorThreads: reactor,
-        IReactorProcess: reactor,
-    }
 
 
 class _Door(Factory):

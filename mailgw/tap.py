@@ -11,12 +11,13 @@ from twisted.python.usage import Options as UsageOptions
 
 from mailgw import demo
 from mailgw.assemble import load
+from mailgw.house import make_house
 from mailgw.interfaces import IObserver
 from mailgw.notify import ServiceManager
 from mailgw.observe.json_lines import JsonLines
 from mailgw.observe.log import Log
 from mailgw.problems import BadConfiguration
-from mailgw.service import MailGateway, make_house
+from mailgw.service import MailGateway
 
 __all__ = ["Options", "makeService"]
 

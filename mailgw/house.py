@@ -1,0 +1,40 @@
+"""What the running gateway provides to its components: the fields that they ask for with `given`."""
+
+from datetime import datetime
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorProcess, IReactorThreads, IReactorTime
+from zope.interface import implementer
+
+from mailgw.assemble import House, Identity
+from mailgw.config.model import Configuration
+from mailgw.dns.resolver import resolver
+from mailgw.gateways.dialing import Dialer
+from mailgw.interfaces import IClock, IDialer, IIdentity, IResolver
+
+__all__ = ["make_house"]
+
+
+@implementer(IClock)
+@frozen
+class SystemClock:
+    """The time of day, with the machine's time zone."""
+
+    def now(self) -> datetime:
+        """Now."""
+        return datetime.now().astimezone()
+
+
+def make_house(configuration: Configuration, reactor: Any) -> House:
+    """The providers for what components ask with `given`."""
+    server = configuration.server
+    return {
+        IClock: SystemClock(),
+        IDialer: Dialer(reactor),
+        IIdentity: Identity(server.hostname, server.postmaster),
+        IResolver: resolver(reactor, server.resolvers),
+        IReactorTime: reactor,
+        IReactorThreads: reactor,
+        IReactorProcess: reactor,
+    }
