@@ -65,7 +65,7 @@ mailgw demo: relay on 127.0.0.1:2525, submission on 127.0.0.1:2587, everything i
                or   swaks --server 127.0.0.1:2525 --tls --from me@example.com --to you@example.org
   Read it:          cat {folder}/mail/you/new/*
   Try to relay:     swaks --server 127.0.0.1:2525 --from me@example.com --to you@elsewhere.example
-  Ask:              mailgw status; mailgw route you@example.org; mailgw queue list
+  Ask:              {mailgw} status; {mailgw} route you@example.org; {mailgw} queue list
   Change it:        {folder}/mailgw.toml
 
 """

@@ -65,7 +65,7 @@ def makeService(options: Options) -> IService:  # noqa: N802
 def _ready(demo_folder: Path | None) -> None:
     # Past the log, which has taken over sys.stdout.
     if demo_folder is not None and sys.__stdout__ is not None:
-        sys.__stdout__.write(demo.HOW_TO.format(folder=demo_folder))
+        sys.__stdout__.write(demo.HOW_TO.format(folder=demo_folder, mailgw=Path(sys.argv[0]).with_name("mailgw")))
         sys.__stdout__.flush()
 
 
