@@ -3,13 +3,13 @@
 from collections import OrderedDict
 from pathlib import Path
 
-from attrs import Factory, field, frozen
+from attrs import field, frozen
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
 from zope.interface import implementer
 
-from mailgw.gateways.connections import Connections
+from mailgw.gateways.connections import Connections, kept_connections
 from mailgw.gateways.naming import a_next_hop, next_hops
-from mailgw.gateways.outgoing_tls import OutgoingTls, TlsMode
+from mailgw.gateways.outgoing_tls import TlsMode
 from mailgw.given import given
 from mailgw.interfaces import IDialer, IIdentity, IRecipientPolicy, IResolver, LookupFailed
 from mailgw.values.address import Address
@@ -36,30 +36,14 @@ class AskNextHop:
     max_remembered: int = 10000
     connect_timeout: Duration = 10.0
     max_idle: Duration = 60.0
+    max_messages: int = 100  # questions on one connection
     dialer: IDialer = given(IDialer)
     resolver: IResolver = given(IResolver)
     identity: IIdentity = given(IIdentity)
     clock: IReactorTime = given(IReactorTime)
     threads: IReactorThreads = given(IReactorThreads)
     _answers: OrderedDict[Address, tuple[float, Decision]] = field(init=False, repr=False, factory=OrderedDict)
-    _connections: Connections = field(
-        init=False,
-        repr=False,
-        default=Factory(
-            lambda self: Connections(
-                self.dialer,
-                self.clock,
-                self.threads,
-                self.identity,
-                OutgoingTls(self.trust),
-                self.tls,
-                self.lmtp,
-                self.connect_timeout,
-                self.max_idle,
-            ),
-            takes_self=True,
-        ),
-    )
+    _connections: Connections = kept_connections()
 
     async def check_recipient(self, facts: RecipientFacts) -> Decision:
         known = self._answers.get(facts.recipient)

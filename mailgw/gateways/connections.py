@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import attrs
 from attrs import define, evolve, field, frozen
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
@@ -20,7 +21,7 @@ from mailgw.values.content import Content
 from mailgw.values.delivery import Fate, Outcome, Shipment, later, never
 from mailgw.values.reply import Reply
 
-__all__ = ["Connections", "NextHop", "refused_by"]
+__all__ = ["Connections", "NextHop", "kept_connections", "refused_by"]
 
 
 @frozen
@@ -210,3 +211,26 @@ def _all(shipment: Shipment, outcome: Outcome) -> dict[Address, Outcome]:
 
 def _reason(problem: Exception) -> str:
     return str(problem.__doc__ if isinstance(problem, ConnectError) and not problem.args else problem).strip().rstrip(".")
+
+
+def kept_connections(lmtp: bool = False) -> Any:
+    """A field for a component: the `Connections` that its settings and its given fields describe, by the names they all share.
+
+    ``lmtp`` holds where the component has no setting of that name.
+    """
+
+    def made(component: Any) -> Connections:
+        return Connections(
+            component.dialer,
+            component.clock,
+            component.threads,
+            component.identity,
+            OutgoingTls(component.trust),
+            component.tls,
+            getattr(component, "lmtp", lmtp),
+            component.connect_timeout,
+            component.max_idle,
+            component.max_messages,
+        )
+
+    return field(init=False, repr=False, default=attrs.Factory(made, takes_self=True))

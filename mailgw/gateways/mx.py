@@ -5,13 +5,12 @@ from pathlib import Path
 from random import Random, SystemRandom
 from typing import Literal
 
-from attrs import Factory, field, frozen
+from attrs import field, frozen
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
 from zope.interface import implementer
 
-from mailgw.gateways.connections import Connections, NextHop
+from mailgw.gateways.connections import Connections, NextHop, kept_connections
 from mailgw.gateways.naming import addresses_of, dialled
-from mailgw.gateways.outgoing_tls import OutgoingTls
 from mailgw.given import given
 from mailgw.interfaces import IDialer, IDomainGateway, IIdentity, IResolver, LookupFailed
 from mailgw.values.address import Address
@@ -48,25 +47,7 @@ class Mx:
     clock: IReactorTime = given(IReactorTime)
     threads: IReactorThreads = given(IReactorThreads)
     _dice: Random = field(init=False, repr=False, factory=SystemRandom)
-    _connections: Connections = field(
-        init=False,
-        repr=False,
-        default=Factory(
-            lambda self: Connections(
-                self.dialer,
-                self.clock,
-                self.threads,
-                self.identity,
-                OutgoingTls(self.trust),
-                self.tls,
-                False,
-                self.connect_timeout,
-                self.max_idle,
-                self.max_messages,
-            ),
-            takes_self=True,
-        ),
-    )
+    _connections: Connections = kept_connections()
 
     async def deliver(self, shipment: Shipment) -> Mapping[Address, Outcome]:
         domain = shipment.next_hop or shipment.recipients[0].address.domain

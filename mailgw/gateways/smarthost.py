@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from attrs import Factory, field, frozen
+from attrs import field, frozen
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
 from zope.interface import implementer
 
-from mailgw.gateways.connections import Connections
+from mailgw.gateways.connections import Connections, kept_connections
 from mailgw.gateways.naming import a_next_hop, next_hops
-from mailgw.gateways.outgoing_tls import OutgoingTls, TlsMode
+from mailgw.gateways.outgoing_tls import TlsMode
 from mailgw.given import given
 from mailgw.interfaces import IDialer, IGateway, IIdentity, IResolver, LookupFailed
 from mailgw.values.address import Address
@@ -39,25 +39,7 @@ class Smarthost:
     identity: IIdentity = given(IIdentity)
     clock: IReactorTime = given(IReactorTime)
     threads: IReactorThreads = given(IReactorThreads)
-    _connections: Connections = field(
-        init=False,
-        repr=False,
-        default=Factory(
-            lambda self: Connections(
-                self.dialer,
-                self.clock,
-                self.threads,
-                self.identity,
-                OutgoingTls(self.trust),
-                self.tls,
-                False,
-                self.connect_timeout,
-                self.max_idle,
-                self.max_messages,
-            ),
-            takes_self=True,
-        ),
-    )
+    _connections: Connections = kept_connections()
 
     async def deliver(self, shipment: Shipment) -> Mapping[Address, Outcome]:
         addresses = [self.address] if isinstance(self.address, str) else self.address
