@@ -9,7 +9,7 @@ from zope.interface import implementer
 
 from mailgw.gateways.connections import Connections, kept_connections
 from mailgw.gateways.naming import a_next_hop, next_hops
-from mailgw.gateways.outgoing_tls import TlsMode
+from mailgw.gateways.outgoing_tls import TlsMode, authorities_there
 from mailgw.given import given
 from mailgw.interfaces import IDialer, IIdentity, IRecipientPolicy, IResolver, LookupFailed
 from mailgw.values.address import Address
@@ -31,7 +31,8 @@ class AskNextHop:
     address: str | list[str] = field(validator=a_next_hop)  # as for smarthost and lmtp; default port 25, or 24 with lmtp
     lmtp: bool = False  # speak LMTP instead of SMTP
     tls: TlsMode = "never"  # never | offered | require | implicit
-    trust: Path | None = None  # a PEM file of authorities for require and implicit; none: those that the system trusts
+    # A PEM file of authorities for require and implicit; none: those that the system trusts.
+    trust: Path | None = field(default=None, validator=authorities_there)
     remember: Duration = 300.0  # how long answers are kept
     max_remembered: int = 10000
     connect_timeout: Duration = 10.0

@@ -9,7 +9,7 @@ from zope.interface import implementer
 
 from mailgw.gateways.connections import Connections, kept_connections
 from mailgw.gateways.naming import a_next_hop, next_hops
-from mailgw.gateways.outgoing_tls import TlsMode
+from mailgw.gateways.outgoing_tls import TlsMode, authorities_there
 from mailgw.given import given
 from mailgw.interfaces import IDialer, IGateway, IIdentity, IResolver, LookupFailed
 from mailgw.values.address import Address
@@ -27,7 +27,8 @@ class Lmtp:
 
     address: str | list[str] = field(validator=a_next_hop)  # "unix:/run/dovecot/lmtp", "127.0.0.1:24"; default port 24
     tls: TlsMode = "never"  # never | offered | require | implicit
-    trust: Path | None = None  # a PEM file of authorities for require and implicit; none: those that the system trusts
+    # A PEM file of authorities for require and implicit; none: those that the system trusts.
+    trust: Path | None = field(default=None, validator=authorities_there)
     connect_timeout: Duration = 30.0
     max_idle: Duration = 30.0  # how long an unused connection is kept
     max_messages: int = 1000  # on one connection

@@ -11,6 +11,7 @@ from zope.interface import implementer
 
 from mailgw.gateways.connections import Connections, NextHop, kept_connections
 from mailgw.gateways.naming import addresses_of, dialled
+from mailgw.gateways.outgoing_tls import authorities_there
 from mailgw.given import given
 from mailgw.interfaces import IDialer, IDomainGateway, IIdentity, IResolver, LookupFailed
 from mailgw.values.address import Address
@@ -36,7 +37,8 @@ class Mx:
 
     port: int = 25
     tls: Literal["never", "offered", "require"] = "offered"
-    trust: Path | None = None  # a PEM file of authorities for require; none: those that the system trusts
+    # A PEM file of authorities for require; none: those that the system trusts.
+    trust: Path | None = field(default=None, validator=authorities_there)
     max_addresses: int = 10  # tried in one attempt (RFC 5321 §5.1 wants two at least)
     connect_timeout: Duration = 30.0
     max_idle: Duration = 5.0  # how long an unused connection is kept

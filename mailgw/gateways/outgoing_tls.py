@@ -3,14 +3,15 @@
 from pathlib import Path
 from typing import Any, Literal
 
+import attrs
 from attrs import field, frozen
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import Certificate, CertificateOptions, TLSVersion, optionsForClientTLS, trustRootFromCertificates
 from zope.interface import implementer
 
-__all__ = ["OutgoingTls", "TlsMode"]
+__all__ = ["OutgoingTls", "TlsMode", "authorities_there"]
 
 TlsMode = Literal["never", "offered", "require", "implicit"]
 """``never``: in clear. ``offered``: encrypted where STARTTLS is offered and works, without asking who the server is (RFC 7435);
@@ -53,6 +54,17 @@ class OutgoingTls:
         if len(self._kept) >= _MOST_KEPT:
             del self._kept[next(iter(self._kept))]
         self._kept[key] = creator
+
+
+def authorities_there(_: Any, attribute: "attrs.Attribute[Any]", trust: Path | None) -> None:
+    """A validator for ``trust``: what is missing or empty at the start is a mistake, not an outage. Raises ValueError."""
+    try:
+        if trust is not None and not _authorities(trust):
+            raise ValueError(f"{attribute.name}: {trust} holds no certificate")
+    except OSError as problem:
+        raise ValueError(f"{attribute.name}: {trust}: {problem.strerror}") from None
+    except crypto.Error:
+        raise ValueError(f"{attribute.name}: {trust} holds a certificate that cannot be read") from None
 
 
 def _authorities(trust: Path) -> list[Certificate]:

@@ -9,7 +9,7 @@ from zope.interface import implementer
 
 from mailgw.gateways.connections import Connections, kept_connections
 from mailgw.gateways.naming import a_next_hop, next_hops
-from mailgw.gateways.outgoing_tls import TlsMode
+from mailgw.gateways.outgoing_tls import TlsMode, authorities_there
 from mailgw.given import given
 from mailgw.interfaces import IDialer, IGateway, IIdentity, IResolver, LookupFailed
 from mailgw.values.address import Address
@@ -30,7 +30,8 @@ class Smarthost:
 
     address: str | list[str] = field(validator=a_next_hop)  # "host", "host:587", "192.0.2.1", "[2001:db8::1]:25"; default port 25
     tls: TlsMode = "offered"  # never | offered | require | implicit
-    trust: Path | None = None  # a PEM file of authorities for require and implicit; none: those that the system trusts
+    # A PEM file of authorities for require and implicit; none: those that the system trusts.
+    trust: Path | None = field(default=None, validator=authorities_there)
     connect_timeout: Duration = 30.0
     max_idle: Duration = 30.0  # how long an unused connection is kept
     max_messages: int = 100  # on one connection

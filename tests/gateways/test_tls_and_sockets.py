@@ -225,9 +225,16 @@ def test_requiretls_is_kept_even_where_tls_is_only_offered(loopback: Loopback, a
     assert unknown.taken == []
 
 
-def test_a_trust_file_that_is_missing(loopback: Loopback) -> None:
-    outcome = loopback.deliver(Smarthost, f"127.0.0.1:{loopback.listen(MailServer())}", tls="require", trust=Path("/nowhere/ca.pem"))
-    assert (outcome.fate.value, outcome.reply.enhanced) == ("later", "4.3.5")
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [(None, "No such file or directory"), ("", "holds no certificate"), ("-----END CERTIFICATE-----", "cannot be read")],
+    ids=["missing", "empty", "nonsense"],
+)
+def test_a_trust_file_that_cannot_be_used_is_found_at_the_start(tmp_path: Path, text: str | None, reason: str) -> None:
+    if text is not None:
+        (tmp_path / "ca.pem").write_text(text)
+    with pytest.raises(ValueError, match=f"trust: .*{reason}"):
+        Smarthost("mail.example", trust=tmp_path / "ca.pem", dialer=None, resolver=None, identity=None, clock=None, threads=None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
