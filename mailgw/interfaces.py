@@ -173,19 +173,6 @@ class IIdentity(Interface):
     postmaster = Attribute("Address: who answers for this server.")
 
 
-class IMemory(Interface):
-    """Counters and first-seen times, shared by all processes of a gateway::
-
-        seen = await self.memory.count(f"hello {facts.ip}", seconds=3600)
-    """
-
-    async def count(key: str, seconds: float, amount: int = 1) -> int:
-        """Add to the counter, which forgets itself ``seconds`` after its first count, and give the new value."""
-
-    async def first_seen(key: str, seconds: float) -> float:
-        """When the key was first asked for, in POSIX seconds; forgotten ``seconds`` after it was last asked for."""
-
-
 class IDialer(Interface):
     """Opens connections to next hops::
 

@@ -2,13 +2,17 @@
 
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
-from zope.interface import implementer
+from zope.interface import Interface, implementer
 
 from mailgw.given import given
-from mailgw.interfaces import IClientPolicy, IContentPolicy, IMemory, IRelayPolicy, IRoute, ISenderPolicy
+from mailgw.interfaces import IClientPolicy, IContentPolicy, IRelayPolicy, IRoute, ISenderPolicy
 from mailgw.values.decision import Decision, permit, proceed
 from mailgw.values.delivery import Route
 from mailgw.values.facts import ClientFacts, ContentFacts, RecipientFacts, SenderFacts
+
+
+class IOracle(Interface):
+    """Something that no house provides."""
 
 
 @implementer(ISenderPolicy)
@@ -16,7 +20,7 @@ from mailgw.values.facts import ClientFacts, ContentFacts, RecipientFacts, Sende
 class Broken:
     zones: list[str]
     limit: int = 5
-    memory: IMemory = given(IMemory)
+    memory: IOracle = given(IOracle)
 
     def check_sender(self, facts: SenderFacts) -> Decision:
         return proceed()

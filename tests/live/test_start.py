@@ -50,7 +50,7 @@ def twistd(folder, configuration):
     return run(folder, "twistd", "-n", "--pidfile=", "mailgw", "--config", configuration)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in BROKEN.glob("*.toml"))[::3])
+@pytest.mark.parametrize("name", sorted(path.stem for path in BROKEN.glob("*.toml")))
 def test_a_broken_configuration_ends_the_start_with_all_its_errors(name):
     expected = (BROKEN / f"{name}.errors").read_text().splitlines()
     for answer in (twistd(BROKEN, f"{name}.toml"), run(BROKEN, "mailgw", "check", f"{name}.toml")):
