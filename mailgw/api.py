@@ -17,6 +17,7 @@ from mailgw.interfaces import (
     IGateway,
     IGateways,
     IIdentity,
+    IMemory,
     IObserver,
     IRecipientPolicy,
     IRelayPolicy,
@@ -24,6 +25,7 @@ from mailgw.interfaces import (
     IRoute,
     ISenderPolicy,
     LookupFailed,
+    MemoryUnavailable,
 )
 from mailgw.values.address import NULL, Address, BadAddress
 from mailgw.values.content import Content
@@ -83,6 +85,7 @@ __all__ = [
     "IGateway",
     "IGateways",
     "IIdentity",
+    "IMemory",
     "IObserver",
     "IPv4Address",
     "IPv4Network",
@@ -94,6 +97,7 @@ __all__ = [
     "IRoute",
     "ISenderPolicy",
     "LookupFailed",
+    "MemoryUnavailable",
     "Outcome",
     "Rate",
     "Recipient",

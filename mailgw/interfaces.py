@@ -16,6 +16,7 @@ from mailgw.values.decision import Decision
 from mailgw.values.delivery import Destination, Envelope, Outcome, Recipient, Route, Shipment
 from mailgw.values.facts import ClientFacts, ContentFacts, RecipientFacts, SenderFacts
 from mailgw.values.ledger import Entry, Notice, Order, Parcel, Put, Selection, Settlement
+from mailgw.values.quantities import Rate
 
 # ── May it pass? ──
 
@@ -185,6 +186,44 @@ class IDialer(Interface):
         ``where`` is ``"192.0.2.1:25"``, ``"[2001:db8::1]:25"``, ``"localhost:25"`` or ``"unix:/path"``; ``timeout`` is in
         seconds. Raises twisted.internet.error.ConnectError, DNSLookupError or OSError.
         """
+
+
+class IMemory(Interface):
+    """What policies remember between sessions, shared by all processes of the machine, over restarts; bounded::
+
+        if await self.memory.count(f"hourly:{login}", 1, 3600.0) > 200:
+            return defer("enough for this hour")
+
+    Keys are texts that begin with a name of your own and ":". Where there is no more room, what ends soonest is forgotten.
+    Everything raises MemoryUnavailable where the memory cannot be reached.
+    """
+
+    async def count(key: str, amount: int, lifetime: float) -> int:
+        """Add to a counter and give the sum. A new one begins at 0 and ends ``lifetime`` seconds later; ``amount`` 0 just looks."""
+
+    async def take(key: str, amount: int, rate: Rate, burst: int) -> float:
+        """Take from a token bucket that holds ``burst`` and is filled at ``rate``: 0.0 if that was possible, else nothing is
+        taken, and in so many seconds it will be. ``amount`` above ``burst`` takes all of a full bucket.
+        """
+
+    async def first_seen(key: str, lifetime: float) -> float:
+        """When the key was seen first, in POSIX seconds: now, if it is new. Each look lets it live ``lifetime`` seconds more."""
+
+    async def remember(key: str, value: str, lifetime: float) -> None:
+        """Keep a text for so many seconds, in place of what was there."""
+
+    async def recall(key: str) -> str | None:
+        """The text, or None."""
+
+    async def find(prefix: str, limit: int) -> Mapping[str, str]:
+        """Remembered texts whose keys begin so, in the order of keys."""
+
+    async def forget(key: str) -> None:
+        """Drop counter, bucket, time and text of this key."""
+
+
+class MemoryUnavailable(Exception):
+    """The shared memory cannot be read or written now."""
 
 
 class IGateways(Interface):

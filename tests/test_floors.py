@@ -12,7 +12,7 @@ LONGEST = 400  # lines, without a reason in the docstring
 
 FLOORS = (
     {"values"},
-    {"interfaces", "given", "journal", "problems"},
+    {"interfaces", "credentials", "given", "journal", "problems"},
     {"smtp", "senderauth", "routing", "tls", "settings", "notify"},
     {"receive", "policies", "queue", "routes", "gateways", "storage", "login", "dns", "observe", "watchdog"},
     {"components", "config"},
