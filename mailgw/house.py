@@ -5,6 +5,8 @@ from typing import Any
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorProcess, IReactorThreads, IReactorTime
+from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
 from mailgw.assemble import House, Identity
@@ -14,6 +16,8 @@ from mailgw.gateways.dialing import Dialer
 from mailgw.interfaces import IClock, IDialer, IIdentity, IResolver
 
 __all__ = ["make_house"]
+
+_CONNECT_TIMEOUT = 10.0  # seconds, for who speaks HTTP
 
 
 @implementer(IClock)
@@ -30,6 +34,7 @@ def make_house(configuration: Configuration, reactor: Any) -> House:
     """The providers for what components ask with `given`."""
     server = configuration.server
     return {
+        IAgent: Agent(reactor, connectTimeout=_CONNECT_TIMEOUT, pool=HTTPConnectionPool(reactor)),
         IClock: SystemClock(),
         IDialer: Dialer(reactor),
         IIdentity: Identity(server.hostname, server.postmaster),
