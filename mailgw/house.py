@@ -34,7 +34,9 @@ def make_house(configuration: Configuration, reactor: Any) -> House:
     """The providers for what components ask with `given`."""
     server = configuration.server
     return {
-        IAgent: Agent(reactor, connectTimeout=_CONNECT_TIMEOUT, pool=HTTPConnectionPool(reactor)),
+        IAgent: Agent(  # type: ignore[no-untyped-call]
+            reactor, connectTimeout=_CONNECT_TIMEOUT, pool=HTTPConnectionPool(reactor)  # type: ignore[no-untyped-call]
+        ),
         IClock: SystemClock(),
         IDialer: Dialer(reactor),
         IIdentity: Identity(server.hostname, server.postmaster),
