@@ -1,6 +1,7 @@
 """The kept connections of a gateway, and the way of a shipment along its next hops in order."""
 
 from collections.abc import Iterable
+from math import inf
 from typing import Any
 
 import attrs
@@ -21,7 +22,10 @@ from mailgw.values.content import Content
 from mailgw.values.delivery import Fate, Outcome, Shipment, later, never
 from mailgw.values.reply import Reply
 
-__all__ = ["Connections", "NextHop", "kept_connections", "refused_by"]
+__all__ = ["ATTEMPT_TIMEOUT", "Connections", "NextHop", "kept_connections", "refused_by"]
+
+ATTEMPT_TIMEOUT = 3000.0
+"""Seconds for one attempt with all its servers and stages: below the dispatcher's own limit, which knows no reason."""
 
 
 @frozen
@@ -55,6 +59,7 @@ class Connections:
     connect_timeout: float = 30.0  # seconds
     max_idle: float = 30.0  # seconds
     max_messages: int = 100  # on one connection
+    attempt_timeout: float = ATTEMPT_TIMEOUT  # seconds
     _kept: dict[_Key, list[Talk]] = field(factory=dict, init=False)
     _open: set[Talk] = field(factory=set, init=False)
     _closing: bool = field(default=False, init=False)
@@ -63,8 +68,9 @@ class Connections:
         """Hand the shipment to the first next hop that takes it (RFC 5321 §5.1).
 
         The next one is tried for those recipients whose server could not be reached, sent 421, or was lost before the end of
-        the content. There must be one hop at least.
+        the content, and while ``attempt_timeout`` has not passed. There must be one hop at least.
         """
+        deadline = self.clock.seconds() + self.attempt_timeout
         try:
             nature = await self._nature(shipment.content)
         except OSError as problem:
@@ -73,14 +79,14 @@ class Connections:
         left = shipment
         for hop in hops:
             try:
-                answers = (await self._hand_over(left, nature, hop)).outcomes
+                answers = (await self._hand_over(left, nature, hop, deadline)).outcomes
             except NotReached as problem:
                 answers = _all(left, refused_by(hop, problem.reply))
             outcomes.update(answers)
             again = tuple(
                 r for r in left.recipients if (o := answers[r.address]).fate is Fate.LATER and (o.unreachable or o.reply.code == 421)
             )
-            if not again:
+            if not again or self.clock.seconds() >= deadline:
                 break
             left = evolve(left, recipients=again)
         return outcomes
@@ -115,26 +121,26 @@ class Connections:
         # The pass over the file also brings it into memory, so that sending it does not wait for the disk.
         return await in_thread(self.threads, lambda: Nature.of(content.chunks()))
 
-    async def _hand_over(self, shipment: Shipment, nature: Nature, hop: NextHop) -> Finished:
+    async def _hand_over(self, shipment: Shipment, nature: Nature, hop: NextHop, deadline: float) -> Finished:
         mode = self.mode
         if shipment.envelope.requiretls and mode != "implicit":
             mode = "require"  # RFC 8689 §4.2.1
-        talk, is_new = await self._take(hop, mode)
-        finished = await talk.hand_over(shipment, nature)
+        talk, is_new = await self._take(hop, mode, deadline)
+        finished = await talk.hand_over(shipment, nature, deadline)
         if finished.untouched and not is_new:
             # The server had closed the kept connection, or was just about to. Nothing was said about the message yet.
-            talk = await self._dial(hop, mode)
-            finished = await talk.hand_over(shipment, nature)
+            talk = await self._dial(hop, mode, deadline)
+            finished = await talk.hand_over(shipment, nature, deadline)
         self._keep(hop, mode, talk)
         return finished
 
-    async def _take(self, hop: NextHop, mode: TlsMode) -> tuple[Talk, bool]:
+    async def _take(self, hop: NextHop, mode: TlsMode, deadline: float = inf) -> tuple[Talk, bool]:
         kept = self._kept.get((hop.where, hop.name, mode))
         while kept:
             talk = kept.pop()
             if talk.is_usable:
                 return talk, False
-        return await self._dial(hop, mode), True
+        return await self._dial(hop, mode, deadline), True
 
     def _keep(self, hop: NextHop, mode: TlsMode, talk: Talk) -> None:
         if not talk.is_usable:
@@ -145,14 +151,14 @@ class Connections:
         else:
             self._kept.setdefault((hop.where, hop.name, mode), []).append(talk)
 
-    async def _dial(self, hop: NextHop, mode: TlsMode) -> Talk:
+    async def _dial(self, hop: NextHop, mode: TlsMode, deadline: float = inf) -> Talk:
         try:
-            return await self._dial_with(hop, mode, self._security(hop, mode))
+            return await self._dial_with(hop, mode, self._security(hop, mode), deadline)
         except NotReached as problem:
             if mode != "offered" or not problem.handshake_failed:
                 raise
         # RFC 7435: where nobody can be authenticated, a broken TLS must not be worse than none.
-        return await self._dial_with(hop, mode, None)
+        return await self._dial_with(hop, mode, None, deadline)
 
     def _security(self, hop: NextHop, mode: TlsMode) -> Security | None:
         if mode == "never":
@@ -164,11 +170,11 @@ class Connections:
         except (OSError, ValueError) as problem:
             raise NotReached(Reply(451, "4.3.5", f"TLS towards {hop.name} is not possible: {problem}")) from problem
 
-    async def _dial_with(self, hop: NextHop, mode: TlsMode, security: Security | None) -> Talk:
+    async def _dial_with(self, hop: NextHop, mode: TlsMode, security: Security | None, deadline: float) -> Talk:
         key = (hop.where, hop.name, mode)
         implicit = security is not None and security.implicit
         session = ClientSession(self.identity.hostname, lmtp=self.lmtp, encrypted=implicit, verified=implicit, peer=hop.label)
-        talk = Talk(session, self.clock, security, self.max_idle, lambda talk: self._forget(key, talk))
+        talk = Talk(session, self.clock, security, self.max_idle, lambda talk: self._forget(key, talk), deadline)
         self._open.add(talk)
         try:
             await self.dialer.dial(hop.where, _Once(talk), self.connect_timeout)
@@ -216,7 +222,7 @@ def _reason(problem: Exception) -> str:
 def kept_connections(lmtp: bool = False) -> Any:
     """A field for a component: the `Connections` that its settings and its given fields describe, by the names they all share.
 
-    ``lmtp`` holds where the component has no setting of that name.
+    ``lmtp`` and `ATTEMPT_TIMEOUT` hold where the component has no setting of that name.
     """
 
     def made(component: Any) -> Connections:
@@ -231,6 +237,7 @@ def kept_connections(lmtp: bool = False) -> Any:
             component.connect_timeout,
             component.max_idle,
             component.max_messages,
+            getattr(component, "attempt_timeout", ATTEMPT_TIMEOUT),
         )
 
     return field(init=False, repr=False, default=attrs.Factory(made, takes_self=True))

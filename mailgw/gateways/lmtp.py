@@ -7,7 +7,7 @@ from attrs import field, frozen
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
 from zope.interface import implementer
 
-from mailgw.gateways.connections import Connections, kept_connections
+from mailgw.gateways.connections import ATTEMPT_TIMEOUT, Connections, kept_connections
 from mailgw.gateways.naming import a_next_hop, next_hops
 from mailgw.gateways.outgoing_tls import TlsMode, authorities_there
 from mailgw.given import given
@@ -32,6 +32,7 @@ class Lmtp:
     connect_timeout: Duration = 30.0
     max_idle: Duration = 30.0  # how long an unused connection is kept
     max_messages: int = 1000  # on one connection
+    attempt_timeout: Duration = ATTEMPT_TIMEOUT  # for all servers that are tried together; each reply has less (RFC 5321 §4.5.3.2)
     dialer: IDialer = given(IDialer)
     resolver: IResolver = given(IResolver)
     identity: IIdentity = given(IIdentity)

@@ -9,7 +9,7 @@ from attrs import field, frozen
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
 from zope.interface import implementer
 
-from mailgw.gateways.connections import Connections, NextHop, kept_connections
+from mailgw.gateways.connections import ATTEMPT_TIMEOUT, Connections, NextHop, kept_connections
 from mailgw.gateways.naming import addresses_of, dialled
 from mailgw.gateways.outgoing_tls import authorities_there
 from mailgw.given import given
@@ -43,6 +43,7 @@ class Mx:
     connect_timeout: Duration = 30.0
     max_idle: Duration = 5.0  # how long an unused connection is kept
     max_messages: int = 100  # on one connection
+    attempt_timeout: Duration = ATTEMPT_TIMEOUT  # for all servers that are tried together; each reply has less (RFC 5321 §4.5.3.2)
     dialer: IDialer = given(IDialer)
     resolver: IResolver = given(IResolver)
     identity: IIdentity = given(IIdentity)

@@ -1,6 +1,7 @@
 """A connection to a next hop: the client's language on a Twisted transport, with time-outs, TLS and back-pressure."""
 
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any
 
 from attrs import frozen
@@ -55,10 +56,18 @@ class Talk(Protocol):
     """One connection. Wait for ``ready`` first; then one `hand_over` or `ask` at a time.
 
     ``idle``: seconds after which an unused connection is closed. ``gone`` is called once, when it can be used no more.
+    ``deadline``: when all that is under way must be over, in seconds of the clock. Below it, each whole reply has the time of RFC
+    5321 §4.5.3.2, however many pieces it comes in.
     """
 
     def __init__(
-        self, session: ClientSession, clock: IReactorTime, security: Security | None, idle: float, gone: Callable[["Talk"], None]
+        self,
+        session: ClientSession,
+        clock: IReactorTime,
+        security: Security | None,
+        idle: float,
+        gone: Callable[["Talk"], None],
+        deadline: float = inf,
     ) -> None:
         self.messages = 0  # handed over so far
         self.ready: Deferred[None] = Deferred(self._cancelled)
@@ -72,6 +81,8 @@ class Talk(Protocol):
         self._chunks: Iterator[bytes] | None = None
         self._to_come = 0
         self._timer: IDelayedCall | None = None
+        self._deadline = deadline
+        self._steps = -1  # of the session, when the timer was set
         self._handshaking = False
         self._is_lost = False
         self._direct: FileDescriptor | None = None
@@ -88,8 +99,9 @@ class Talk(Protocol):
 
     # ── What we want ──
 
-    def hand_over(self, shipment: Shipment, nature: Nature) -> Deferred[Finished]:
+    def hand_over(self, shipment: Shipment, nature: Nature, deadline: float = inf) -> Deferred[Finished]:
         """Deliver a shipment; never fails. Cancelling drops the connection."""
+        self._deadline = deadline
         result: Deferred[Finished] = Deferred(self._cancelled)
         self._waiting = result
         self._content = shipment.content
@@ -126,6 +138,8 @@ class Talk(Protocol):
         self._watch()
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802
+        if self._session.is_over and not self._session.patience:
+            return  # nobody listens any more: it must cost neither memory nor time
         try:
             events = self._session.feed(data)
         except BadReply as problem:
@@ -135,15 +149,15 @@ class Talk(Protocol):
 
     def handshakeCompleted(self) -> None:  # noqa: N802
         self._handshaking = False
+        self._steps = -1
         if self._security and not self._security.implicit:
             self._session.tls_started(self._security.verified)
         self._handle([])
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
         self._is_lost = True
-        if self._timer:
+        if self._timer and self._timer.active():
             self._timer.cancel()
-            self._timer = None
         if self._handshaking:
             text = reason.getErrorMessage().replace("\n", " ")
             self._fail(NotReached(Reply(451, "4.7.5", f"TLS handshake failed: {text}"), handshake_failed=True))
@@ -194,6 +208,7 @@ class Talk(Protocol):
 
     def _start_tls(self, security: Security) -> None:
         self._handshaking = True
+        self._steps = -1
         self._direct = None
         self.transport.startTLS(security.creator)  # type: ignore[union-attr]
 
@@ -252,9 +267,11 @@ class Talk(Protocol):
     # ── Time ──
 
     def _watch(self) -> None:
-        if self._is_lost:
-            return
-        patience = self._session.patience or (_HANDSHAKE if self._handshaking else self._idle)
+        if self._is_lost or self._steps == self._session.steps:
+            return  # half a reply is no progress
+        self._steps = self._session.steps
+        patience = _HANDSHAKE if self._handshaking else self._session.patience or self._idle
+        patience = min(patience, max(0.0, self._deadline - self._clock.seconds()))
         if self._timer and self._timer.active():
             self._timer.reset(patience)
         else:
@@ -263,12 +280,14 @@ class Talk(Protocol):
     def _timed_out(self) -> None:
         if self.is_usable:
             self.close()
-        else:
-            self._give_up(f"time-out while waiting for {'TLS' if self._handshaking else self._session.awaits}")
+            return
+        what = "TLS" if self._handshaking else self._session.awaits
+        why = "the time for the whole attempt is up" if self._clock.seconds() >= self._deadline else "time-out"
+        self._give_up(f"{why} while waiting for {what}", hangs=True)
 
     # ── The end ──
 
-    def _give_up(self, why: str) -> None:
+    def _give_up(self, why: str, hangs: bool = False) -> None:
         if self._chunks is not None:
             self._chunks = None
             self.transport.unregisterProducer()  # type: ignore[union-attr]
@@ -276,7 +295,7 @@ class Talk(Protocol):
         self.transport.abortConnection()  # type: ignore[union-attr]
         if self._waiting is self.ready:
             self._fail(NotReached(Reply(451, "4.7.5" if handshaking else "4.4.2", why), handshake_failed=handshaking))
-        self._handle(self._session.lost(why))
+        self._handle(self._session.lost(why, hangs))
 
     def _cancelled(self, _: Deferred[Any]) -> None:
         self._waiting = None
@@ -289,6 +308,8 @@ class Talk(Protocol):
 
     def _succeed(self, result: Any) -> None:
         waiting, self._waiting = self._waiting, None
+        self._deadline = inf
+        self._steps = -1
         if waiting:
             waiting.callback(result)
 

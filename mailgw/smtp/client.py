@@ -3,11 +3,14 @@
 The way of a session::
 
     greeting -> EHLO -> Ready [-> start_tls -> TlsAgreed -> tls_started -> EHLO -> Ready]
+             [-> log_in -> Challenged, answer, ... -> LoggedIn]
              -> begin -> ContentWanted -> add_content..., end_content -> Finished -> begin ... -> quit
 
 After each call `take` gives what is to be written. Commands go out in one group where the server offers PIPELINING
 (RFC 2920) and one by one where it does not; replies are matched by their order. BadReply ends a session; so does a 421
 at any time.
+
+One file because it is one state machine.
 """
 
 from collections import deque
@@ -15,9 +18,11 @@ from collections.abc import Callable
 from typing import Literal
 
 from mailgw.smtp.client_events import Asked, ContentWanted, Event, Finished, Ready, Refused, TlsAgreed, TlsRefused
+from mailgw.smtp.client_login import LoggingIn
 from mailgw.smtp.extensions import Extensions
 from mailgw.smtp.framing import DotStuffing, Nature
 from mailgw.smtp.replies import BadReply, ReplyReader
+from mailgw.smtp.sasl_dialogue import Dialogue
 from mailgw.smtp.transaction import Transaction
 from mailgw.values.address import Address
 from mailgw.values.delivery import Outcome, Recipient, Shipment, later, unknown
@@ -30,10 +35,14 @@ __all__ = ["BadReply", "ClientSession"]
 _PATIENCE = {"greeting": 300.0, "data": 120.0, "dot": 600.0, "lmtp dot": 600.0, "quit": 10.0}
 _BLOCK = 180.0
 _OTHERWISE = 300.0
+_MOST_TEXT = 2000  # characters of a reply that are kept, for each of perhaps a thousand recipients; EHLO's is read whole
 
-_Stage = Literal["greeting", "ehlo", "helo", "starttls", "rset", "mail", "rcpt", "data", "dot", "lmtp dot", "ask mail", "ask rcpt", "quit"]
+_Stage = Literal[
+    "greeting", "ehlo", "helo", "starttls", "auth", "rset", "mail", "rcpt", "data", "dot", "lmtp dot", "ask mail", "ask rcpt", "quit"
+]
 # What a good answer to each command is; everything from 400 on is a refusal, everything else is no SMTP.
 _INTERMEDIATE = frozenset({"data"})
+_EITHER = frozenset({"auth"})  # 334 goes on, 235 is the end
 
 
 class ClientSession:
@@ -44,6 +53,7 @@ class ClientSession:
         self.encrypted = encrypted
         self.verified = verified  # the server's certificate was verified
         self.is_over = False  # nothing more can be begun
+        self.steps = 0  # grows with each whole reply and each word of ours: what time-outs are counted from
         self._hostname = hostname
         self._lmtp = lmtp
         self._peer = peer
@@ -57,11 +67,13 @@ class ClientSession:
         self._data_done = False  # the end-of-data indicator is out, its answer is not in
         self._open = False  # the server may hold an unfinished transaction: RSET before the next MAIL
         self._asking: tuple[Recipient, Reply | None] | None = None
+        self._login: LoggingIn | None = None
         self._answers: dict[_Stage, Callable[[Recipient | None, Reply], None]] = {
             "greeting": self._greeting,
             "ehlo": self._ehlo,
             "helo": self._helo,
             "starttls": self._starttls,
+            "auth": self._auth,
             "rset": self._rset,
             "mail": self._mail,
             "rcpt": self._rcpt,
@@ -87,6 +99,7 @@ class ClientSession:
         return events
 
     def _hear(self, reply: Reply) -> None:
+        self.steps += 1
         if self._transaction and reply.code != 421:
             self._transaction.heard = True
         if reply.code == 421 and not (self._awaited and self._awaited[0][0] == "quit"):
@@ -102,7 +115,7 @@ class ClientSession:
             raise BadReply("server answered without being asked")
         else:
             stage, recipient = self._awaited.popleft()
-            if reply.code < 400 and (reply.code >= 300) != (stage in _INTERMEDIATE):
+            if reply.code < 400 and stage not in _EITHER and (reply.code >= 300) != (stage in _INTERMEDIATE):
                 raise BadReply(f"server answered {reply.code}, which does not fit the command")
             self._answers[stage](recipient, reply)
 
@@ -126,7 +139,7 @@ class ClientSession:
 
     @property
     def patience(self) -> float | None:
-        """How many seconds the server has for its next answer, or we for the next block; None: nothing is awaited."""
+        """How many seconds the server has for its next whole answer, or we for the next block; None: nothing is awaited."""
         if self._sending:
             return _BLOCK
         return _PATIENCE.get(self._awaited[0][0], _OTHERWISE) if self._awaited else None
@@ -137,6 +150,7 @@ class ClientSession:
         return "content" if self._sending else self._awaited[0][0] if self._awaited else "nothing"
 
     def _say(self, stage: _Stage, command: bytes, recipient: Recipient | None = None) -> None:
+        self.steps += 1
         self._out.append(command)
         self._awaited.append((stage, recipient))
 
@@ -189,6 +203,33 @@ class ClientSession:
         self.encrypted, self.verified = True, verified
         self.extensions = Extensions()
         self._say("ehlo", f"{'LHLO' if self._lmtp else 'EHLO'} {self._hostname}\r\n".encode())
+
+    # ── AUTH ──
+
+    def log_in(self, dialogue: Dialogue) -> None:
+        """Begin to log in; allowed once, after Ready, by a mechanism that is offered."""
+        self._login = LoggingIn(dialogue)
+        self._say("auth", self._login.command)
+
+    def answer(self, response: bytes) -> None:
+        """Answer what Challenged asked."""
+        assert self._login
+        self._say("auth", self._login.answer(response))
+
+    def cancel_login(self, why: str) -> None:
+        """Answer nothing more; LoginRefused will say why."""
+        assert self._login
+        self._say("auth", self._login.cancel(why))
+
+    def _auth(self, _: Recipient | None, reply: Reply) -> None:
+        assert self._login
+        if reply.code < 400 and reply.code not in (235, 334):
+            raise BadReply(f"server answered {reply.code} to AUTH")
+        heard = self._login.hear(reply)
+        if isinstance(heard, bytes):
+            self._say("auth", heard)
+        else:
+            self._events.append(heard)
 
     # ── A transaction ──
 
@@ -296,11 +337,13 @@ class ClientSession:
 
     def add_content(self, chunk: bytes) -> bytes:
         """The next piece of the content as it goes over the wire."""
+        self.steps += 1
         return self._framing.add(chunk) if self._framing else chunk
 
     def end_content(self) -> bytes:
         """What ends the content on the wire. From here on a lost connection means an unknown outcome."""
         assert self._transaction
+        self.steps += 1
         self._sending = False
         self._data_done = True
         if self._lmtp:  # RFC 2033 §4.2: one reply for each recipient that was accepted
@@ -375,8 +418,12 @@ class ClientSession:
     def _quit(self, _: Recipient | None, reply: Reply) -> None:
         pass
 
-    def lost(self, why: str) -> list[Event]:
-        """The connection is gone or given up: what that means for whatever was under way."""
+    def lost(self, why: str, hangs: bool = False) -> list[Event]:
+        """The connection is gone or given up: what that means for whatever was under way.
+
+        ``hangs``: the server took too long. Where it had no word for a transaction yet, that is not about this message: the
+        server as a whole counts as unreachable.
+        """
         self.is_over = True
         self._awaited.clear()
         self._out.clear()
@@ -385,7 +432,7 @@ class ClientSession:
             if self._data_done and self._transaction.accepted:
                 for recipient in self._transaction.accepted:
                     self._transaction.outcomes.setdefault(recipient.address, unknown(Reply(451, "4.4.2", why), self._peer))
-            self._finish(later(Reply(421, "4.4.2", why), self._peer))
+            self._finish(later(Reply(421, "4.4.2", why), self._peer, unreachable=hangs and not self._transaction.heard))
         elif self._asking:
             self._answer(Reply(421, "4.4.2", why), is_final=False)
         events, self._events = self._events, []
