@@ -164,7 +164,7 @@ class MailGateway(Service):
         configuration, parts, reactor = self._configuration, self._parts, self._reactor
         self._write_log = quicken(reactor)
         try:
-            self._store = store = SqliteStore.open(configuration.server.state, reactor)
+            self._store = store = SqliteStore.open(configuration.server.state, reactor, configuration.server.min_free)
         except StoreUnavailable as problem:
             _give_up(f"the queue in {configuration.server.state} cannot be opened: {problem}")
         self._dispatcher = dispatcher = Dispatcher(
@@ -243,6 +243,7 @@ class MailGateway(Service):
             identity=self._identity,
             clock=self._reactor,
             incoming=store.incoming,
+            room=store.room,
             max_hops=listener.max_hops,
             command_timeout=listener.command_timeout,
             data_timeout=listener.data_timeout,

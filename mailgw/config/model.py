@@ -51,6 +51,7 @@ class Server:
     postmaster: Address = field(default=Factory(lambda self: Address("postmaster", self.hostname), takes_self=True))
     resolvers: tuple[Annotated[tuple[str, int], parse_name_server], ...] = ()  # empty: /etc/resolv.conf
     soft_bounce: bool = False  # every 5yz is sent as 4yz
+    min_free: Size = 64 * 2**20  # of the file system of ``state``: new mail is refused before it is full
     shutdown_grace: Duration = 30.0  # how long running transactions and deliveries may take to end
 
 

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from mailgw.interfaces import IIdentity, IQueueStore, StoreFull, StoreUnavailable
 from mailgw.journal import Accepted, Connected, Discarded, Disconnected, Fault, Held, Introduced, Journal, Refused
 from mailgw.receive.asking import Asked, Asker, Rules
-from mailgw.receive.intake import Intake
+from mailgw.receive.intake import ENDLESS, Intake, Room
 from mailgw.receive.introduction import greeted, introduced, together
 from mailgw.receive.trace import from_and_by, hops, received, starts_folded
 from mailgw.receive.transaction import Findings, Transaction
@@ -82,6 +82,7 @@ class Reception:
     identity: IIdentity
     clock: IReactorTime
     incoming: Path  # folder for messages that are too big for the memory
+    room: Room = ENDLESS  # on the disk
     kind: Literal["relay", "submission"] = "relay"
     max_hops: int = 50
     command_timeout: float = 300.0  # seconds; RFC 5321 §4.5.3.2.7
@@ -343,7 +344,7 @@ class Conversation:
     async def _on_data(self, event: Data) -> None:
         reception, transaction = self._reception, self._transaction
         assert transaction is not None
-        transaction.intake = Intake(reception.incoming)
+        transaction.intake = Intake(reception.incoming, reception.room)
         transaction.content_since = reception.clock.seconds()
         self._wire.within(reception.data_timeout)
         self._engine.go_ahead()

@@ -1,41 +1,75 @@
 """Collects a message as it arrives: small ones in memory, big ones in a file, so that many big ones at once cost little."""
 
+import errno
 import os
 from pathlib import Path
 from tempfile import mkstemp
+from typing import Protocol
 
 from mailgw.values.content import Content
 
-__all__ = ["IN_MEMORY", "Intake"]
+__all__ = ["ENDLESS", "IN_MEMORY", "NO_ROOM", "Intake", "Room"]
 
 IN_MEMORY = 256 * 1024  # octets of one message; what is larger goes to the disk as it comes
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Room(Protocol):
+    """How much may be written to the disk."""
+
+    def has(self, size: int) -> bool:
+        """Whether so many octets may be written."""
+
+    def claim(self, size: int) -> bool:
+        """The same, and from now on they count as used if they may."""
+
+
+class _Endless:
+    def has(self, size: int) -> bool:
+        return True
+
+    def claim(self, size: int) -> bool:
+        return True
+
+
+ENDLESS: Room = _Endless()
 
 
 class Intake:
     """One message on its way in."""
 
-    def __init__(self, folder: Path) -> None:
-        """Make one; ``folder`` is where the file goes if there must be one."""
+    def __init__(self, folder: Path, room: Room = ENDLESS) -> None:
+        """Make one; ``folder`` is where the file goes if there must be one, and ``room`` says how much may go there."""
         self._folder = folder
+        self._room = room
         self._pieces: list[bytes] = []
         self._size = 0
         self._path: Path | None = None
         self._file = -1
 
     def write(self, data: bytes) -> None:
-        """Take a piece. Raises OSError, for example when the disk is full."""
+        """Take a piece. Raises OSError, with ENOSPC also where the disk has no room for new mail."""
         self._size += len(data)
         if self._file < 0:
             self._pieces.append(data)
             if self._size <= IN_MEMORY:
                 return
+            self._claim(self._size)
             self._file, name = mkstemp(prefix="message-", dir=self._folder)
             self._path = Path(name)
             data = b"".join(self._pieces)
             self._pieces = []
+        else:
+            self._claim(len(data))
         view = memoryview(data)
         while view:
             view = view[os.write(self._file, view) :]
+
+    def _claim(self, size: int) -> None:
+        if not self._room.claim(size):
+            raise OSError(errno.ENOSPC, "no room for new mail")
 
     def content(self) -> Content:
         """All of it. The store takes the file over; `discard` what it did not get. Raises OSError."""

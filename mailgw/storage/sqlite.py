@@ -19,11 +19,12 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
-from mailgw.interfaces import IQueueDesk, IQueueStore, StoreUnavailable
+from mailgw.interfaces import IQueueDesk, IQueueStore, StoreFull, StoreUnavailable
 from mailgw.storage import statements as sql
 from mailgw.storage.desk import TABLES, Desk, selecting, teach_folding
 from mailgw.storage.folder import Folder
 from mailgw.storage.leases import Leases
+from mailgw.storage.room import Room
 from mailgw.storage.schema import (
     INSERT_MESSAGE,
     INSERT_RECIPIENT,
@@ -50,6 +51,7 @@ _TellItem = tuple[Selection, Order, str, int]
 
 _TELL_AT_ONCE = 2000  # recipients looked at in one transaction, so that mail need not wait long for an operator
 _FEW_DESTINATIONS = 10_000  # up to here, unused ones are not worth a sweep
+_ROW = 16384  # octets that a message takes beside its content, at most two pages
 _TIDY_EVERY = 1000  # settling transactions
 _TIDY_PAGES = 500  # given back to the file system at once
 
@@ -58,7 +60,8 @@ _TIDY_PAGES = 500  # given back to the file system at once
 class SqliteStore:
     """The durable queue in a state folder; make it with `open`."""
 
-    def __init__(self, folder: Folder, database: sqlite3.Connection, reactor: IReactorFromThreads) -> None:
+    def __init__(self, folder: Folder, database: sqlite3.Connection, reactor: IReactorFromThreads, min_free: int = 0) -> None:
+        self.room = Room(folder.path, min_free)
         self._folder = folder
         self._database = database
         self._reactor = reactor
@@ -79,9 +82,10 @@ class SqliteStore:
         self._closed = False
 
     @classmethod
-    def open(cls, folder: Path, reactor: IReactorFromThreads) -> "SqliteStore":
+    def open(cls, folder: Path, reactor: IReactorFromThreads, min_free: int = 0) -> "SqliteStore":
         """Take the folder into possession, making it if it is not there; what was leased in an earlier process is waiting.
 
+        New mail leaves ``min_free`` octets of the file system to what happens to the mail that is there.
         ``reactor`` is used for `callFromThread` only. Raises StoreUnavailable if another process owns the folder, or if
         its database is damaged, of a newer mailgw or not ours.
         """
@@ -94,7 +98,7 @@ class SqliteStore:
             database = connect(where.database)
             try:
                 database.execute(sql.SWEEP_DESTINATIONS)
-                store = cls(where, database, reactor)
+                store = cls(where, database, reactor, min_free)
             except Exception:
                 database.close()
                 raise
@@ -129,6 +133,9 @@ class SqliteStore:
         if not recipients:
             raise ValueError("a message needs a recipient")
         light = isinstance(content.original, bytes)
+        # A file has been claimed as it came. What is written now goes through the log, and from there to its place.
+        if not self.room.claim(_ROW + 2 * len(content.original) if isinstance(content.original, bytes) else _ROW):
+            raise StoreFull(f"{self._folder.path}: less than the {self.room.reserve} octets of min_free are left")
         return await self._writer.submit(self._put, (envelope, content, recipients, hold), self._unheard_put, light)
 
     async def waiting(self) -> Mapping[Destination, float]:

@@ -1,0 +1,66 @@
+"""How much room is left on the file system of the queue, and the reserve that new mail does not get.
+
+Writing down that a message was delivered needs room, too, before it gives any back. So new mail is refused while there is still some.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+
+from attrs import define, field
+
+__all__ = ["Room"]
+
+_LOOK_EVERY = 1.0  # seconds between two looks at the file system
+_FEWEST_FILES = 16  # that can still be made
+
+
+@define
+class Room:
+    """The room for new mail: what is free on ``path``'s file system, without the ``reserve``; both in octets.
+
+    ``seconds`` gives a time that only goes forward. Between two looks, what was claimed counts as used. ``tell`` is called with
+    False when there is none left, and with True when there is some again.
+    """
+
+    path: Path
+    reserve: int = 0
+    seconds: Callable[[], float] = monotonic
+    tell: Callable[[bool], None] = lambda _: None
+    _left: int = field(default=0, init=False)
+    _looked: float = field(default=float("-inf"), init=False)
+    _is_full: bool = field(default=False, init=False)
+
+    def has(self, size: int) -> bool:
+        """Whether so many octets of new mail may be written."""
+        if self.seconds() - self._looked >= _LOOK_EVERY:
+            self._look()
+        return self._left >= size and self._left > 0
+
+    def claim(self, size: int) -> bool:
+        """The same, and from now on they count as used if they may."""
+        if not self.has(size):
+            return False
+        self._left -= size
+        return True
+
+    @property
+    def left(self) -> int:
+        """Octets, as far as known; negative where the reserve is in use."""
+        self.has(0)
+        return self._left
+
+    def _look(self) -> None:
+        self._looked = self.seconds()
+        try:
+            found = os.statvfs(self.path)
+        except OSError:
+            return  # what is to be written will meet the same trouble, and say what it is
+        self._left = found.f_bavail * found.f_frsize - self.reserve
+        if found.f_files and found.f_favail < _FEWEST_FILES:
+            self._left = min(self._left, 0)
+        is_full = self._left <= 0
+        if is_full != self._is_full:
+            self._is_full = is_full
+            self.tell(not is_full)
