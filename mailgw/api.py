@@ -32,6 +32,7 @@ from mailgw.values.content import Content
 from mailgw.values.decision import (
     AuthResult,
     Decision,
+    Evidence,
     HeaderField,
     Verdict,
     defer,
@@ -72,6 +73,7 @@ __all__ = [
     "Decision",
     "Duration",
     "Envelope",
+    "Evidence",
     "Fate",
     "GatewayName",
     "Handed",

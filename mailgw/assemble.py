@@ -124,7 +124,16 @@ class _Building:
         for name, policy in configuration.policy.items():
             component = build(policy.part, POLICIES, self.house, configuration.context, self.report)
             if component is not None:
-                self.policies[name] = Asked(name, component, policy.timeout, configuration.where(policy.at))
+                self.policies[name] = Asked(
+                    name,
+                    component,
+                    policy.timeout,
+                    configuration.where(policy.at),
+                    policy.on_error,
+                    policy.mode == "observe",
+                    policy.skip_networks,
+                    frozenset(policy.skip_logins),
+                )
         permits = [(rule, asked) for rule in configuration.permit if (asked := self.permit(rule)) is not None]
         relay = {name: _relay(listener, permits) for name, listener in configuration.listen.items()}
         rules = {name: self.rules(listener, tuple(one for _, one in relay[name])) for name, listener in configuration.listen.items()}

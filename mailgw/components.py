@@ -10,7 +10,7 @@ import pkgutil
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, files
 from typing import Any
 
 import attrs
@@ -105,7 +105,10 @@ def _drop_ins() -> Iterator[_Candidate | BadComponent]:
 
     `twisted.plugin.getPlugins` would log such a file and go on: here its component might be the one that keeps spam or strangers out.
     """
+    known = {str(path) for path in files("Twisted") or ()}
     for module in pkgutil.iter_modules(twisted.plugins.__path__, "twisted.plugins."):
+        if f"{module.name.replace('.', '/')}.py" in known:
+            continue  # Twisted's own have nothing for us, and some warn when they are imported
         try:
             contents = vars(import_module(module.name))
         except BaseException as problem:

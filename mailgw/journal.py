@@ -70,6 +70,7 @@ class Refused:
     sender: str = ""
     recipient: str = ""
     why: str = ""  # for us, not for the peer
+    ref: str = ""  # under which the decision record knows it
 
 
 @frozen

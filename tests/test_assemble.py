@@ -194,7 +194,7 @@ def test_reading_and_building_report_together(tmp_path: Path) -> None:
         load(path, still_house)
     assert [problem.text for problem in caught.value.problems] == [
         "the configuration has no [[route]]: say with otherwise = true at least where all mail goes",
-        '[server] has no key "colour"; it has hostname, postmaster, resolvers, shutdown_grace, soft_bounce, state',
+        '[server] has no key "colour"',
         "[policy.two] number must be even",
     ]
 

@@ -124,6 +124,10 @@ class Policy:
     """[policy.NAME]: an opinion, asked where a listener lists it."""
 
     timeout: Duration = 30.0
+    on_error: Literal["pass", "defer", "reject"] = "defer"  # what follows where it fails, takes too long or cannot know
+    mode: Literal["enforce", "observe"] = "enforce"  # observe: record what it would have done, and do nothing
+    skip_networks: tuple[Network, ...] = ()  # clients from there are not asked about
+    skip_logins: tuple[str, ...] = ()  # nor these logins; "*": nobody who has logged in
     name: str = field(metadata=DERIVED)
     part: Part = field(metadata=DERIVED)
     at: Place = field(metadata=DERIVED)

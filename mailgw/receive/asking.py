@@ -3,15 +3,18 @@
 from collections.abc import Awaitable
 from inspect import iscoroutine
 from traceback import format_exc
-from typing import Any
+from typing import Any, Literal
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from mailgw.interfaces import LookupFailed, MemoryUnavailable
 from mailgw.journal import Fault, Journal
-from mailgw.values.decision import Decision, Verdict, defer
+from mailgw.settings import Network
+from mailgw.values.decision import Decision, Verdict, defer, proceed, reject
 from mailgw.values.facts import ClientFacts, ContentFacts, RecipientFacts, SenderFacts
+from mailgw.values.record import Opinion
 
 __all__ = ["Asked", "Asker", "Rules", "settled_within"]
 
@@ -26,6 +29,16 @@ class Asked:
     component: Any  # provides one or more of the policy interfaces
     timeout: float = 30.0  # seconds
     where: str = ""  # "etc/mailgw.toml:57"
+    on_error: Literal["pass", "defer", "reject"] = "defer"  # what a fault of it means
+    observed: bool = False  # asked and recorded, but nobody acts on what it says
+    skip_networks: tuple[Network, ...] = ()  # not asked about clients from there
+    skip_logins: frozenset[str] = frozenset()  # nor about these; "*": about nobody who has logged in
+
+    def skips(self, client: ClientFacts) -> bool:
+        """Whether it need not be asked about this client."""
+        if self.skip_logins and client.login and ("*" in self.skip_logins or client.login in self.skip_logins):
+            return True
+        return bool(self.skip_networks) and any(client.ip in network for network in self.skip_networks)
 
 
 @frozen
@@ -75,27 +88,47 @@ class Asker:
     clock: IReactorTime
     journal: Journal
 
-    async def ask(self, asked: Asked, stage: str, facts: Facts) -> Decision:
-        """The policy's decision; 451 4.3.0 where it raises, takes too long or answers nonsense, with its name in the journal.
+    async def ask(self, asked: Asked, stage: str, facts: Facts, trail: list[Opinion]) -> Decision:
+        """The decision to act upon. What the policy said is added to the trail.
 
-        ``stage`` is "connect", "mail", "relay", "rcpt" or "data".
+        Where it raises, takes too long or answers nonsense, its name is in the journal, and ``on_error`` says what follows:
+        451 4.3.0, if nothing else was chosen. ``stage`` is "connect", "mail", "relay", "rcpt" or "data".
         """
-        session = facts.session if isinstance(facts, ClientFacts) else facts.client.session
+        client = facts if isinstance(facts, ClientFacts) else facts.client
+        if asked.skips(client):
+            return _NO_OBJECTION
+        clock, problem = self.clock, ""
+        began = clock.seconds()
         try:
-            answer = getattr(asked.component, _METHODS[stage])(facts)
-            if not isinstance(answer, Decision):
-                answer = await settled_within(answer, asked.timeout, self.clock)
-        except Exception as problem:
-            self.journal.note(Fault(session, asked.name, f"failed at {stage}: {problem!r}", format_exc()))
-            return _FAULT
-        if not isinstance(answer, Decision):
-            self.journal.note(Fault(session, asked.name, f"answered {answer!r} at {stage}, which is no decision"))
-            return _FAULT
-        if (answer.verdict is Verdict.PERMIT) != (stage == "relay") and answer.verdict is not Verdict.PROCEED:
-            # Relay permission is a list of its own that can only open; everything else can only restrict.
-            self.journal.note(Fault(session, asked.name, f"answered {answer.verdict.value} at {stage}, where it may not"))
-            return _FAULT
-        return answer
+            decision = getattr(asked.component, _METHODS[stage])(facts)
+            if not isinstance(decision, Decision):
+                decision = await settled_within(decision, asked.timeout, clock)
+        except (LookupFailed, MemoryUnavailable) as caught:  # nobody's mistake: no traceback
+            problem = f"cannot be answered at {stage}: {caught}"
+            self.journal.note(Fault(client.session, asked.name, problem))
+        except Exception as caught:
+            problem = f"failed at {stage}: {caught!r}"
+            self.journal.note(Fault(client.session, asked.name, problem, format_exc()))
+        else:
+            if not isinstance(decision, Decision):
+                problem = f"answered {decision!r} at {stage}, which is no decision"
+            elif (decision.verdict is Verdict.PERMIT) != (stage == "relay") and decision.verdict is not Verdict.PROCEED:
+                # Relay permission is a list of its own that can only open; everything else can only restrict.
+                problem = f"answered {decision.verdict.value} at {stage}, where it may not"
+            if problem:
+                self.journal.note(Fault(client.session, asked.name, problem))
+        if problem:
+            decision = _ON_ERROR["defer" if stage == "relay" else asked.on_error]
+        recipient = str(facts.recipient) if isinstance(facts, RecipientFacts) else ""
+        trail.append(
+            Opinion(asked.name, asked.where, stage, decision, clock.seconds() - began, asked.observed, recipient, problem)
+        )
+        return _NO_OBJECTION if asked.observed else decision
 
 
-_FAULT = defer("local problem, try again later", code=451, enhanced="4.3.0", why="policy fault")
+_NO_OBJECTION = proceed()
+_ON_ERROR = {
+    "pass": _NO_OBJECTION,
+    "defer": defer("local problem, try again later", code=451, enhanced="4.3.0", why="policy fault"),
+    "reject": reject("local policy cannot be applied", code=550, enhanced="5.7.1", why="policy fault"),
+}

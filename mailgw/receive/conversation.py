@@ -6,7 +6,7 @@ One file because it is one story, from the greeting to "queued as".
 from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 from attrs import evolve, field, frozen
 from twisted.internet.interfaces import IReactorTime
@@ -14,8 +14,9 @@ from twisted.internet.interfaces import IReactorTime
 from mailgw.interfaces import IIdentity, IQueueStore, StoreFull, StoreUnavailable
 from mailgw.journal import Accepted, Connected, Discarded, Disconnected, Fault, Held, Introduced, Journal, Refused
 from mailgw.receive.asking import Asked, Asker, Rules
-from mailgw.receive.intake import ENDLESS, Intake, Room
+from mailgw.receive.intake import ENDLESS, NO_ROOM, Intake, Room
 from mailgw.receive.introduction import greeted, introduced, together
+from mailgw.receive.telling import Ruling, Teller
 from mailgw.receive.trace import from_and_by, hops, received, starts_folded
 from mailgw.receive.transaction import Findings, Transaction
 from mailgw.routing import Found, Routing
@@ -28,6 +29,7 @@ from mailgw.values.decision import Verdict
 from mailgw.values.delivery import Envelope
 from mailgw.values.facts import ClientFacts, RecipientFacts, SenderFacts, TlsFacts
 from mailgw.values.ledger import Put
+from mailgw.values.record import Opinion, Record, Way
 from mailgw.values.reply import Reply
 
 __all__ = ["Conversation", "Gone", "Reception", "Wire"]
@@ -60,14 +62,6 @@ class Wire(Protocol):
         """Count the session under another client's address; gives a 421 where that client has too many."""
 
 
-class Objection(NamedTuple):
-    """Who refuses, what the peer hears, and why for us."""
-
-    by: str
-    reply: Reply
-    why: str
-
-
 @frozen(kw_only=True)
 class Reception:
     """What all conversations of a listener share."""
@@ -90,10 +84,14 @@ class Reception:
     message_timeout: float = 3600.0  # for all content of a message
     aliases: Mapping[str, tuple[Address, ...]] | None = None  # for EXPN
     xclient: tuple[Network, ...] = ()  # who may say for which client it speaks
+    record: Callable[[Record], None] | None = None  # takes the decision records; None: none are made
+    reference: Callable[[], str] | None = None  # makes the names of refusals; None: they have none
     asker: Asker = field(init=False)
+    teller: Teller = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "asker", Asker(self.clock, self.journal))
+        object.__setattr__(self, "teller", Teller(self.clock, self.record, self.reference))
 
 
 _SENDER_OK = Reply(250, "2.1.0", "sender ok")
@@ -165,29 +163,34 @@ class Conversation:
                 engine.answer(_BYE)
                 return "quit"
             if isinstance(event, Closing):
-                self._note_refusal("session", event.reply, "limits")
+                self._note_refusal("session", Ruling("limits", event.reply))
                 return "refused"
             await _HANDLERS[type(event)](self, event)
 
     def _drop_transaction(self) -> None:
         transaction, self._transaction = self._transaction, None
-        if transaction is not None and transaction.intake is not None:
-            transaction.intake.discard()
+        if transaction is not None:
+            if transaction.intake is not None:
+                transaction.intake.discard()
+            self._reception.teller.at_end(self._client, "abandoned", "data" if transaction.intake else "rcpt", transaction)
 
-    def _note_refusal(self, stage: str, reply: Reply, by: str, recipient: str = "", why: str = "") -> None:
+    def _note_refusal(self, stage: str, refusal: Ruling, recipient: str = "") -> None:
         sender = str(self._transaction.mail.sender) if self._transaction else ""
-        self._reception.journal.note(Refused(self._client.session, stage, reply, by, sender, recipient, why))
+        by, reply, why, ref = refusal.by, refusal.reply, refusal.why, refusal.ref
+        self._reception.journal.note(Refused(self._client.session, stage, reply, by, sender, recipient, why, ref))
 
-    def _refuse(self, stage: str, reply: Reply, by: str, recipient: str = "", why: str = "") -> None:
-        self._note_refusal(stage, reply, by, recipient, why)
-        self._engine.answer(reply)
+    def _refuse(self, stage: str, refusal: Ruling) -> None:
+        self._note_refusal(stage, refusal)
+        if self._transaction is not None:
+            self._reception.teller.at_end(self._client, "refused", stage, self._transaction, refusal)
+        self._engine.answer(refusal.reply)
 
-    async def _ask(self, rules: tuple[Asked, ...], stage: str, facts: Any, findings: Findings) -> Objection | None:
+    async def _ask(self, rules: tuple[Asked, ...], stage: str, facts: Any, findings: Findings) -> Ruling | None:
         # The first who refuses, and why; what the others add is kept, and later ones see it.
         for asked in rules:
-            decision = await self._reception.asker.ask(asked, stage, facts)
+            decision = await self._reception.asker.ask(asked, stage, facts, findings.trail)
             if decision.reply is not None:
-                return Objection(asked.name, decision.reply, decision.why)
+                return self._reception.teller.named(asked.name, decision.reply, decision.why)
             if decision.verdict is not Verdict.PROCEED:
                 findings.keep_verdict(asked, decision)
             if decision.tags or decision.results or decision.headers:
@@ -201,12 +204,14 @@ class Conversation:
     async def _greet(self) -> bool:
         reception = self._reception
         if reception.rules.client:
-            objection = await self._ask(reception.rules.client, "connect", self._client, self._findings)
-            if objection is not None:
-                by, reply, why = objection
-                self._note_refusal("connect", reply, by, why=why)
+            refusal = await self._ask(reception.rules.client, "connect", self._client, self._findings)
+            if refusal is not None:
+                reply = refusal.reply
                 # RFC 5321 §3.1: 554 instead of a greeting; a deferral is a 421.
-                self._engine.greet(Reply(554 if reply.is_permanent else 421, reply.enhanced, reply.text))
+                refusal = evolve(refusal, reply=Reply(554 if reply.is_permanent else 421, reply.enhanced, reply.text))
+                self._note_refusal("connect", refusal)
+                reception.teller.at_greeting(self._client, self._findings, refusal)
+                self._engine.greet(refusal.reply)
                 return False
         self._engine.greet(Reply(220, "", f"{reception.identity.hostname} ESMTP"))
         return True
@@ -227,10 +232,10 @@ class Conversation:
         self._from_and_by = ""
         self._engine.start_over(client.is_authenticated)
         self._reception.journal.note(Introduced(client.session, f"{client.ip}:{client.port}", client.login))
-        refusal = self._wire.recount(client.ip)
-        if refusal is not None:
-            self._note_refusal("xclient", refusal, "limits")
-            self._engine.greet(refusal)
+        too_many = self._wire.recount(client.ip)
+        if too_many is not None:
+            self._note_refusal("xclient", Ruling("limits", too_many))
+            self._engine.greet(too_many)
             raise Gone("refused")
         if not await self._greet():
             raise Gone("refused")
@@ -247,7 +252,7 @@ class Conversation:
         self._from_and_by = ""
 
     async def _on_auth(self, event: Auth) -> None:
-        self._refuse("auth", _NO_AUTH, "login")
+        self._refuse("auth", Ruling("login", _NO_AUTH))
 
     async def _on_expand(self, event: Expand) -> None:
         members = (self._reception.aliases or {}).get(event.name.strip("<>").lower())
@@ -261,14 +266,21 @@ class Conversation:
     async def _on_mail(self, event: Mail) -> None:
         self._count += 1
         client = self._client
-        self._transaction = transaction = Transaction(event, f"{client.session}.{self._count}", self._findings.copy())
+        self._transaction = transaction = Transaction(
+            event, f"{client.session}.{self._count}", self._count, self._findings.copy()
+        )
+        if not self._reception.room.has(event.size or 0):
+            # RFC 1870 §6.1: said now, it saves the client the sending.
+            self._refuse("mail", Ruling("store", _FULL, "no room for new mail"))
+            self._drop_transaction()
+            return
         rules = self._reception.rules.sender
         if rules:
             findings = transaction.findings
             facts = SenderFacts(client=client, sender=event.sender, size=event.size, tags=findings.tags, results=findings.results)
-            objection = await self._ask(rules, "mail", facts, findings)
-            if objection is not None:
-                self._refuse("mail", objection.reply, objection.by, why=objection.why)
+            refusal = await self._ask(rules, "mail", facts, findings)
+            if refusal is not None:
+                self._refuse("mail", refusal)
                 self._drop_transaction()
                 return
         self._engine.answer(_SENDER_OK)
@@ -285,61 +297,74 @@ class Conversation:
             self._engine.answer(_RECIPIENT_OK)
             return
         if len(transaction.seen) >= reception.engine.max_recipients:
-            self._refuse("rcpt", _TOO_MANY_RECIPIENTS, "limits", str(address))
+            self._refuse_recipient(Way(str(address), _TOO_MANY_RECIPIENTS), Ruling("limits", _TOO_MANY_RECIPIENTS))
             return
         findings = transaction.findings
         facts = RecipientFacts(
             client=self._client, sender=transaction.mail.sender, recipient=address, tags=findings.tags, results=findings.results
         )
-        refusal = None if recipient is not event.recipient else await self._relay_refusal(facts)
-        if refusal is not None:
-            self._refuse("rcpt", refusal, "permit", str(address))
+        way = Way(str(address), _RECIPIENT_OK)
+        if recipient is event.recipient:
+            permitted = await self._permitted(facts, findings.trail)
+            if isinstance(permitted, Ruling):
+                self._refuse_recipient(way, permitted)
+                return
+            way = way._replace(permit=permitted.policy, permit_where=permitted.where, why=permitted.decision.why)
+        found = await self._found(facts)
+        if isinstance(found, Ruling):
+            self._refuse_recipient(way, found)
             return
-        found = await self._route(facts)
-        if found is None:
-            return
+        way = Way(way.recipient, way.reply, *way[2:5], found.rule.name, found.rule.where, *found.destination)
         rules = reception.rules.recipient
         if found.rule.recipients is not None:
             rules = (Asked(f"recipients of {found.rule.name}", found.rule.recipients, where=found.rule.where), *rules)
         if rules:
             discard = findings.discard
-            objection = await self._ask(rules, "rcpt", facts, findings)
-            if objection is not None:
-                self._refuse("rcpt", objection.reply, objection.by, str(address), objection.why)
+            refusal = await self._ask(rules, "rcpt", facts, findings)
+            if refusal is not None:
+                self._refuse_recipient(way, refusal)
                 return
             if findings.discard != discard:
                 # Thrown away for this recipient only.
                 self._note_discarded([str(address)], findings.discard)
                 findings.discard = discard
-                transaction.seen.add(address)
-                self._engine.answer(_RECIPIENT_OK)
+                self._welcome(way, address)
                 return
         transaction.recipients.append((recipient, found.destination))
-        transaction.seen.add(address)
+        self._welcome(way, address)
+
+    def _welcome(self, way: Way, address: Address) -> None:
+        assert self._transaction is not None
+        self._transaction.seen.add(address)
+        self._transaction.ways.append(way)
         self._engine.answer(_RECIPIENT_OK)
 
-    async def _relay_refusal(self, facts: RecipientFacts) -> Reply | None:
+    def _refuse_recipient(self, way: Way, refusal: Ruling) -> None:
+        assert self._transaction is not None
+        self._note_refusal("rcpt", refusal, way.recipient)
+        self._transaction.ways.append(way._replace(reply=refusal.reply, ref=refusal.ref))
+        self._reception.teller.of_recipient(self._client, self._transaction, refusal)
+        self._engine.answer(refusal.reply)
+
+    async def _permitted(self, facts: RecipientFacts, trail: list[Opinion]) -> Opinion | Ruling:
         # The one place where relaying is allowed, and only by an explicit "permit". A rule that fails permits nothing,
         # but what it would have said is not known: if no other permits, the client may come again.
         faulty = False
         for asked in self._reception.rules.relay:
-            decision = await self._reception.asker.ask(asked, "relay", facts)
+            decision = await self._reception.asker.ask(asked, "relay", facts, trail)
             if decision.verdict is Verdict.PERMIT:
-                return None
+                return trail[-1]
             faulty = faulty or decision.verdict is not Verdict.PROCEED
-        return _TROUBLE if faulty else _RELAY_DENIED
+        return self._reception.teller.named("permit", _TROUBLE if faulty else _RELAY_DENIED)
 
-    async def _route(self, facts: RecipientFacts) -> Found | None:
+    async def _found(self, facts: RecipientFacts) -> Found | Ruling:
         reception = self._reception
         try:
             found = await reception.routing.find(facts)
         except Exception as problem:
             reception.journal.note(Fault(self._client.session, "route", f"failed for {facts.recipient}: {problem!r}"))
-            self._refuse("rcpt", _TROUBLE, "route", str(facts.recipient))
-            return None
-        if found is None:
-            self._refuse("rcpt", _NO_ROUTE, "route", str(facts.recipient))
-        return found
+            return reception.teller.named("route", _TROUBLE, repr(problem))
+        return reception.teller.named("route", _NO_ROUTE) if found is None else found
 
     async def _on_data(self, event: Data) -> None:
         reception, transaction = self._reception, self._transaction
@@ -359,15 +384,16 @@ class Conversation:
             except OSError as problem:
                 # Read on; the client hears about it at the end (RFC 5321 §4.2.5).
                 transaction.intake.discard()
-                transaction.disk_trouble = repr(problem)
+                transaction.disk_trouble = problem
         if not event.last:
             left = transaction.content_since + reception.message_timeout - reception.clock.seconds()
             self._wire.within(min(reception.data_timeout, left))
             return
         if event.problem is not None:
-            self._refuse("data", event.problem, "content")
+            self._refuse("data", Ruling("content", event.problem))
         elif transaction.disk_trouble:
-            self._refuse("data", _FULL, "store", why=transaction.disk_trouble)
+            problem = transaction.disk_trouble
+            self._refuse("data", Ruling("store", _FULL if problem.errno in NO_ROOM else _TROUBLE, repr(problem)))
         else:
             await self._take(transaction, transaction.intake, event.is_ascii)
         self._drop_transaction()
@@ -378,20 +404,22 @@ class Conversation:
         try:
             content = intake.content()
             if hops(content) > reception.max_hops:
-                self._refuse("data", _LOOP, "hops")
+                self._refuse("data", Ruling("hops", _LOOP))
                 return
         except OSError as problem:
-            self._refuse("data", _TROUBLE, "store", why=repr(problem))
+            self._refuse("data", Ruling("store", _TROUBLE, repr(problem)))
             return
         if reception.rules.content:
             facts = transaction.facts(self._client, content, now)
-            objection = await self._ask(reception.rules.content, "data", facts, findings)
-            if objection is not None:
-                self._refuse("data", objection.reply, objection.by, why=objection.why)
+            refusal = await self._ask(reception.rules.content, "data", facts, findings)
+            if refusal is not None:
+                self._refuse("data", refusal)
                 return
         if findings.discard or not transaction.recipients:
             if findings.discard:
                 self._note_discarded([str(recipient.address) for recipient, _ in transaction.recipients], findings.discard)
+            by, _, why = findings.discard.partition(": ")
+            reception.teller.at_end(self._client, "discarded", "data", transaction, Ruling(by, _DISCARDED, why), None, content.size)
             self._engine.answer(_DISCARDED)
             return
         smtputf8 = transaction.mail.smtputf8
@@ -411,17 +439,20 @@ class Conversation:
         try:
             put = await reception.store.put(envelope, content, transaction.recipients, hold)
         except StoreUnavailable as problem:
-            self._refuse("data", _FULL if isinstance(problem, StoreFull) else _TROUBLE, "store", why=str(problem))
+            self._refuse("data", Ruling("store", _FULL if isinstance(problem, StoreFull) else _TROUBLE, str(problem)))
             return
         # 250 means committed: from here it is ours, whatever becomes of this connection.
         self._accepted += 1
         transaction.intake = None  # its file is the store's now
-        self._engine.answer(Reply(250, "2.0.0", f"queued as {put.message}"))
+        queued = Reply(250, "2.0.0", f"queued as {put.message}")
+        self._engine.answer(queued)
         self._wire.say()  # before we turn to delivering it
         recipients = [recipient for recipient, _ in transaction.recipients]
         reception.journal.note(Accepted(session, put.message, envelope.sender, recipients, content.size))
+        by, _, why = hold.partition(": ")
+        end = Ruling(by, queued, why)
+        reception.teller.at_end(self._client, "held" if hold else "accepted", "data", transaction, end, put.message, content.size)
         if hold:
-            by, _, why = hold.partition(": ")
             reception.journal.note(Held(session, put.message, by, why))
         else:
             reception.offer(put)

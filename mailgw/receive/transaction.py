@@ -12,6 +12,7 @@ from mailgw.values.content import Content
 from mailgw.values.decision import AuthResult, Decision, HeaderField, Verdict
 from mailgw.values.delivery import Destination, Envelope, Recipient
 from mailgw.values.facts import ClientFacts, ContentFacts
+from mailgw.values.record import Opinion, Way
 
 __all__ = ["Findings", "Transaction"]
 
@@ -25,10 +26,11 @@ class Findings:
     results: tuple[AuthResult, ...] = ()
     hold: str = ""  # "policy: why" of a quarantine
     discard: str = ""  # "policy: why"
+    trail: list[Opinion] = field(factory=list)  # who was asked, and what they said
 
     def copy(self) -> "Findings":
         """A transaction begins with what was found about the session."""
-        return Findings(self.tags, self.headers, self.results, self.hold, self.discard)
+        return Findings(self.tags, self.headers, self.results, self.hold, self.discard, self.trail.copy())
 
     def keep_verdict(self, asked: Asked, decision: Decision) -> None:
         """Remember that it is to be held or thrown away; the first to say so is named."""
@@ -55,12 +57,15 @@ class Transaction:
 
     mail: Mail
     number: str  # session id and count: the id in our Received: field
+    count: int  # in the session, from 1
     findings: Findings
     recipients: list[tuple[Recipient, Destination]] = field(factory=list)
     seen: set[Address] = field(factory=set)  # who heard 250
+    ways: list[Way] = field(factory=list)  # what became of each RCPT command
+    is_told: bool = False  # its end is in the decision record
     intake: Intake | None = None
     content_since: float = 0.0  # POSIX seconds
-    disk_trouble: str = ""
+    disk_trouble: OSError | None = None
 
     def only_recipient(self) -> str:
         """The recipient's address if there is just one and the header may name it."""

@@ -6,7 +6,7 @@ from attrs import frozen
 
 from mailgw.values.reply import Reply
 
-__all__ = ["AuthResult", "Decision", "HeaderField", "Verdict", "defer", "discard", "permit", "proceed", "quarantine", "reject"]
+__all__ = ["AuthResult", "Decision", "Evidence", "HeaderField", "Verdict", "defer", "discard", "permit", "proceed", "quarantine", "reject"]
 
 
 class Verdict(Enum):
@@ -48,6 +48,15 @@ class AuthResult:
 
 
 @frozen
+class Evidence:
+    """A fact that a decision rests on, for the decision record: ``Evidence("SPF record", "v=spf1 -all", "TXT example.org")``."""
+
+    name: str
+    value: str
+    source: str = ""  # where it came from: a DNS question, a file and line, the client's own words
+
+
+@frozen
 class Decision:
     """One opinion. Make it with `proceed`, `permit`, `defer`, `reject`, `discard` or `quarantine`."""
 
@@ -57,6 +66,8 @@ class Decision:
     headers: tuple[HeaderField, ...] = ()
     tags: frozenset[str] = frozenset()
     results: tuple[AuthResult, ...] = ()
+    evidence: tuple[Evidence, ...] = ()  # what it rests on, for the decision record
+    remedy: str = ""  # what would have to be different for another answer, for whoever asks why
 
     def __attrs_post_init__(self) -> None:
         if self.verdict is Verdict.DEFER and not (self.reply and self.reply.is_transient):
@@ -73,11 +84,13 @@ def proceed(
     headers: tuple[HeaderField, ...] = (),
     tags: frozenset[str] | set[str] = frozenset(),
     results: tuple[AuthResult, ...] = (),
+    why: str = "",
+    evidence: tuple[Evidence, ...] = (),
 ) -> Decision:
     """No objection; perhaps something to add."""
-    if not (headers or tags or results):
+    if not (headers or tags or results or why or evidence):
         return _PROCEED
-    return Decision(Verdict.PROCEED, headers=headers, tags=frozenset(tags), results=results)
+    return Decision(Verdict.PROCEED, None, why, headers, frozenset(tags), results, evidence)
 
 
 def permit(why: str) -> Decision:
@@ -85,21 +98,25 @@ def permit(why: str) -> Decision:
     return Decision(Verdict.PERMIT, why=why)
 
 
-def defer(text: str, *, code: int = 450, enhanced: str = "4.7.1", why: str = "") -> Decision:
+def defer(
+    text: str, *, code: int = 450, enhanced: str = "4.7.1", why: str = "", evidence: tuple[Evidence, ...] = (), remedy: str = ""
+) -> Decision:
     """Not now: the client may try again (4yz)."""
-    return Decision(Verdict.DEFER, reply=Reply(code, enhanced, text), why=why)
+    return Decision(Verdict.DEFER, reply=Reply(code, enhanced, text), why=why, evidence=evidence, remedy=remedy)
 
 
-def reject(text: str, *, code: int = 550, enhanced: str = "5.7.1", why: str = "") -> Decision:
+def reject(
+    text: str, *, code: int = 550, enhanced: str = "5.7.1", why: str = "", evidence: tuple[Evidence, ...] = (), remedy: str = ""
+) -> Decision:
     """No (5yz)."""
-    return Decision(Verdict.REJECT, reply=Reply(code, enhanced, text), why=why)
+    return Decision(Verdict.REJECT, reply=Reply(code, enhanced, text), why=why, evidence=evidence, remedy=remedy)
 
 
-def discard(why: str) -> Decision:
+def discard(why: str, *, evidence: tuple[Evidence, ...] = (), remedy: str = "") -> Decision:
     """Say 250 and throw it away: nobody is told, so say why in the journal."""
-    return Decision(Verdict.DISCARD, why=why)
+    return Decision(Verdict.DISCARD, why=why, evidence=evidence, remedy=remedy)
 
 
-def quarantine(why: str) -> Decision:
+def quarantine(why: str, *, evidence: tuple[Evidence, ...] = (), remedy: str = "") -> Decision:
     """Accept it and hold it in the queue until an operator releases it."""
-    return Decision(Verdict.QUARANTINE, why=why)
+    return Decision(Verdict.QUARANTINE, why=why, evidence=evidence, remedy=remedy)

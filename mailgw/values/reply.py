@@ -66,6 +66,13 @@ class Reply:
             return self
         return Reply(self.code - 100, f"4{self.enhanced[1:]}", self.text)
 
+    def referring(self, reference: str) -> "Reply":
+        """The same with a reference at its end, under which the decision record knows it: ``... [ref 7QK3M]``."""
+        # A line that is cut at its end must not lose it.
+        room = _MAX_LINE - len(f"250 {self.enhanced}  [ref {reference}]\r\n")
+        head, feed, last = self.text.rpartition("\n")
+        return Reply(self.code, self.enhanced, f"{head}{feed}{last[:room]} [ref {reference}]")
+
     def __str__(self) -> str:
         text = self.text.replace("\n", " / ")
         return f"{self.code} {self.enhanced} {text}" if self.enhanced else f"{self.code} {text}"
