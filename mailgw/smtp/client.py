@@ -35,7 +35,7 @@ __all__ = ["BadReply", "ClientSession"]
 _PATIENCE = {"greeting": 300.0, "data": 120.0, "dot": 600.0, "lmtp dot": 600.0, "quit": 10.0}
 _BLOCK = 180.0
 _OTHERWISE = 300.0
-_MOST_TEXT = 2000  # characters of a reply that are kept, for each of perhaps a thousand recipients; EHLO's is read whole
+_MOST_TEXT = 2000  # characters of a reply that are kept, for each of perhaps a thousand recipients; not of what is read whole
 
 _Stage = Literal[
     "greeting", "ehlo", "helo", "starttls", "auth", "rset", "mail", "rcpt", "data", "dot", "lmtp dot", "ask mail", "ask rcpt", "quit"

@@ -9,7 +9,19 @@ from mailgw.values.address import Address
 from mailgw.values.delivery import Outcome
 from mailgw.values.reply import Reply
 
-__all__ = ["Asked", "ContentWanted", "Event", "Finished", "Ready", "Refused", "TlsAgreed", "TlsRefused"]
+__all__ = [
+    "Asked",
+    "Challenged",
+    "ContentWanted",
+    "Event",
+    "Finished",
+    "LoggedIn",
+    "LoginRefused",
+    "Ready",
+    "Refused",
+    "TlsAgreed",
+    "TlsRefused",
+]
 
 
 @frozen
@@ -39,6 +51,26 @@ class TlsRefused:
 
 
 @frozen
+class Challenged:
+    """The server asks something in a login: say the response with `ClientSession.answer`, or `ClientSession.cancel_login`."""
+
+    challenge: bytes
+
+
+@frozen
+class LoggedIn:
+    """The server knows who we are, and has proved itself as far as the mechanism wants it: a transaction may begin."""
+
+
+@frozen
+class LoginRefused:
+    """The server does not let us in, or we do not trust it. No secret is in the texts, whatever the server said."""
+
+    reply: Reply
+    reason: str = ""  # what the server said inside of the exchange
+
+
+@frozen
 class ContentWanted:
     """Send the content now, through `ClientSession.add_content` and `ClientSession.end_content`."""
 
@@ -59,4 +91,4 @@ class Asked:
     is_final: bool  # it answered RCPT; else it is about us, the session or the null reverse-path, not about the recipient
 
 
-Event = Ready | Refused | TlsAgreed | TlsRefused | ContentWanted | Finished | Asked
+Event = Ready | Refused | TlsAgreed | TlsRefused | Challenged | LoggedIn | LoginRefused | ContentWanted | Finished | Asked
