@@ -9,11 +9,15 @@ from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import ICredentials
 from zope.interface import Attribute, Interface
 
+from mailgw.values.facts import ClientFacts
+from mailgw.values.reply import Reply
+
 __all__ = [
     "AccountsUnavailable",
     "IAccounts",
     "IBearerToken",
     "IClientCertificate",
+    "ILoginGuard",
     "ISaslDialogue",
     "IScramProof",
     "ISubmitter",
@@ -34,6 +38,7 @@ class ScramVerifier:
     iterations: int
     stored_key: bytes
     server_key: bytes
+    made_up: bool = False  # for a user who is not there: no proof is ever good, and the next accounts in the list may know him
 
 
 class IScramProof(ICredentials):
@@ -45,8 +50,9 @@ class IScramProof(ICredentials):
     async def prove(verifier: ScramVerifier) -> bool:
         """Send the challenge, and look whether the client's proof is good. Ask once only.
 
-        For a user who is not there, give a verifier made up from his name and a secret, always the same: the exchange then fails
-        at its end, like one with a wrong password. Raises whatever ends the exchange (a client that cancels or is gone).
+        For a user who is not there, give a verifier made up from his name and a secret, always the same, and say ``made_up``: the
+        exchange then fails at its end, like one with a wrong password. Raises whatever ends the exchange (a client that cancels or
+        is gone).
         """
 
 
@@ -101,3 +107,24 @@ class ISubmitter(Interface):
     """twisted.cred's avatar: who has logged in."""
 
     login = Attribute("str: as his accounts call him; never empty.")
+
+
+class ILoginGuard(Interface):
+    """Stands before the accounts: asked before each attempt to log in, told after it::
+
+        async def before(self, client, account):
+            return Reply(421, "4.7.0", "too many failed logins, come back later") if client.ip in self.banned else None
+
+    ``account`` is the name that the client gave, prepared with SASLprep; "" where the mechanism has not told it (pass-through of
+    mechanisms that only the accounts understand, a token that names nobody). No proof has been looked at before `before` answers.
+    What it raises is a fault: the client hears 454 4.7.0.
+    """
+
+    async def before(client: ClientFacts, account: str) -> Reply | None:
+        """None: go on, after a delay if it waits. A reply refuses the attempt unseen: with 421 the session ends, too."""
+
+    async def failed(client: ClientFacts, account: str) -> Reply | None:
+        """The proof was not good: what is said instead of 535 (421 ends the session), or None. Not called where nobody could say."""
+
+    async def succeeded(client: ClientFacts, account: str) -> None:
+        """The client has logged in; ``account`` is the name that it gave, not the login."""
