@@ -3,6 +3,9 @@
 Three doors lead in: an entry point in the group ``mailgw.components`` (our own components come through it too), a Twisted drop-in
 (an object in ``twisted/plugins/*.py`` that provides IPlugin and `IComponentFactory`), and ``type = "module:Class"``. What cannot be
 imported is an error with its name and traceback; it is never skipped.
+
+An entry point called ``accounts.NAME`` is what ``type = "NAME"`` means in [accounts.X]: so a name can mean one thing there and another
+elsewhere.
 """
 
 import inspect
@@ -21,6 +24,7 @@ from zope.interface.interface import InterfaceClass
 from zope.interface.verify import verifyObject
 
 import twisted.plugins
+from mailgw.credentials import IAccounts
 from mailgw.given import given_interface
 from mailgw.interfaces import (
     IClientPolicy,
@@ -41,11 +45,20 @@ __all__ = ["POLICIES", "BadComponent", "Listing", "Setting", "build", "catalogue
 
 GROUP = "mailgw.components"
 
+_OF_A_ROLE: dict[InterfaceClass, str] = {IAccounts: "accounts."}
+"""What the names of entry points begin with that are looked for in one role only."""
+
 POLICIES: tuple[InterfaceClass, ...] = (IClientPolicy, ISenderPolicy, IRecipientPolicy, IContentPolicy)
 """What [policy.NAME] can be."""
 
-_CONTRACTS: tuple[InterfaceClass, ...] = (*POLICIES, IRelayPolicy, IRoute, IGateway, IDomainGateway, IObserver)
-_ROLES: dict[InterfaceClass, str] = {IRelayPolicy: "permit rule", IRoute: "route", IGateway: "gateway", IObserver: "observer"}
+_CONTRACTS: tuple[InterfaceClass, ...] = (*POLICIES, IRelayPolicy, IRoute, IGateway, IDomainGateway, IObserver, IAccounts)
+_ROLES: dict[InterfaceClass, str] = {
+    IRelayPolicy: "permit rule",
+    IRoute: "route",
+    IGateway: "gateway",
+    IObserver: "observer",
+    IAccounts: "store of accounts",
+}
 
 
 class BadComponent(Exception):
@@ -97,7 +110,14 @@ def _entry_points(name: str | None = None) -> list[_Candidate]:
     found = entry_points(group=GROUP) if name is None else entry_points(group=GROUP, name=name)
     # A distribution that is on the path twice is still one.
     points = {(point.name, point.value): point for point in found}.values()
-    return [_Candidate(point.name, f"entry point of {point.dist.name if point.dist else 'nobody'}", point.value) for point in points]
+    return [_Candidate(_spoken(point.name), f"entry point of {point.dist.name if point.dist else 'nobody'}", point.value) for point in points]
+
+
+def _spoken(name: str) -> str:
+    """The name of an entry point as a configuration says it."""
+    for prefix in _OF_A_ROLE.values():
+        name = name.removeprefix(prefix)
+    return name
 
 
 def _drop_ins() -> Iterator[_Candidate | BadComponent]:
@@ -126,7 +146,11 @@ def find(name: str, *interfaces: InterfaceClass) -> type:
 
     Drop-ins are looked at when no entry point fits; then every broken file among them is an error, as it may hold what is sought.
     """
-    candidates = [_Candidate(name, "named by its class", name)] if ":" in name else _entry_points(name)
+    if ":" in name:
+        candidates = [_Candidate(name, "named by its class", name)]
+    else:
+        prefixes = ["", *(_OF_A_ROLE[one] for one in interfaces if one in _OF_A_ROLE)]
+        candidates = [one for prefix in prefixes for one in _entry_points(prefix + name)]
     classes = [(one, one.load()) for one in candidates]
     fitting = _fitting(classes, interfaces)
     if not fitting and ":" not in name:
