@@ -392,8 +392,8 @@ class Conversation:
         if event.problem is not None:
             self._refuse("data", Ruling("content", event.problem))
         elif transaction.disk_trouble:
-            problem = transaction.disk_trouble
-            self._refuse("data", Ruling("store", _FULL if problem.errno in NO_ROOM else _TROUBLE, repr(problem)))
+            trouble = transaction.disk_trouble
+            self._refuse("data", Ruling("store", _FULL if trouble.errno in NO_ROOM else _TROUBLE, repr(trouble)))
         else:
             await self._take(transaction, transaction.intake, event.is_ascii)
         self._drop_transaction()

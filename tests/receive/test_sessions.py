@@ -192,14 +192,57 @@ def test_big_messages_come_by_file(tmp_path, monkeypatch):
     assert parcel.content.read() == parcel.content.added + b"".join(lines)
 
 
-def test_no_room_for_a_big_message(tmp_path, monkeypatch):
+class SmallRoom:
+    """A disk with room for so many octets of new mail."""
+
+    def __init__(self, octets):
+        self.octets = octets
+
+    def has(self, size):
+        return size <= self.octets
+
+    def claim(self, size):
+        fits = self.has(size)
+        self.octets -= size if fits else 0
+        return fits
+
+
+@pytest.mark.parametrize(
+    ("folder", "octets", "reply"),
+    [
+        ("", 500, "452 4.3.1 out of space, try again later"),
+        ("missing", 10_000, "451 4.3.0 local problem, try again later"),
+    ],
+    ids=["no room", "no folder"],
+)
+def test_no_file_for_a_big_message(tmp_path, monkeypatch, folder, octets, reply):
     monkeypatch.setattr(intake, "IN_MEMORY", 100)
-    one = server(incoming=tmp_path / "missing")
+    one = server(incoming=tmp_path / folder, room=SmallRoom(octets))
     talk = in_data(one)
-    talk.say((b"y" * 70 + b"\r\n") * 10)
-    assert talk.say(b".\r\n") == "452 4.3.1 out of space, try again later\r\n"
+    talk.say((b"y" * 70 + b"\r\n") * 5)
+    talk.say((b"y" * 70 + b"\r\n") * 5)
+    assert talk.say(b".\r\n") == f"{reply}\r\n"
     assert one.notes.of(Refused)[0].by == "store"
+    assert list(tmp_path.iterdir()) == []
     assert talk.say("NOOP") == "250 2.0.0 ok\r\n"
+
+
+@pytest.mark.parametrize(
+    ("octets", "command", "reply"),
+    [
+        (1000, "MAIL FROM:<a@example.com> SIZE=1001", "452 4.3.1 out of space, try again later"),
+        (1000, "MAIL FROM:<a@example.com> SIZE=1000", "250 2.1.0 sender ok"),
+        (0, "MAIL FROM:<a@example.com>", "250 2.1.0 sender ok"),
+        (-1, "MAIL FROM:<a@example.com>", "452 4.3.1 out of space, try again later"),
+    ],
+    ids=["too big", "fits", "says no size", "no room at all"],
+)
+def test_no_room_is_said_at_mail(octets, command, reply):
+    talk = server(room=SmallRoom(octets)).connect()
+    talk.heard()
+    talk.say("EHLO client.example.com")
+    assert talk.say(command) == f"{reply}\r\n"
+    assert talk.say("RCPT TO:<you@example.org>").startswith("250" if reply.startswith("250") else "503")
 
 
 @pytest.mark.parametrize(
