@@ -11,10 +11,14 @@ from attrs import define, field
 
 from mailgw.interfaces import StoreUnavailable
 
-__all__ = ["Folder"]
+__all__ = ["Folder", "FolderInUse"]
 
 # link(2) says these where another name cannot be made: another file system, or one without hard links.
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
+
+
+class FolderInUse(StoreUnavailable):
+    """Another process owns the folder."""
 
 
 @define
@@ -40,14 +44,14 @@ class Folder:
         return self.path / "content"
 
     def own(self) -> None:
-        """Make the folder if needed, lock it for this process and empty ``incoming/``. Raises StoreUnavailable, OSError."""
+        """Make the folder if needed, lock it for this process and empty ``incoming/``. Raises FolderInUse, OSError."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.disown()
-            raise StoreUnavailable(f"{self.path} is in use by another mailgw") from None
+            raise FolderInUse(f"{self.path} is in use by another mailgw") from None
         for folder in (self.content, self.incoming):
             folder.mkdir(mode=0o700, exist_ok=True)
         for leftover in self.incoming.iterdir():

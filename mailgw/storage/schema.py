@@ -40,7 +40,6 @@ STATE_NUMBERS = {state: number for number, state in enumerate(STATES)}
 
 _TABLES = (
     "CREATE TABLE counter(message INTEGER NOT NULL, recipient INTEGER NOT NULL)",
-    "INSERT INTO counter VALUES(0, 0)",
     """CREATE TABLE destination(
         id INTEGER PRIMARY KEY,
         gateway TEXT NOT NULL,
@@ -97,8 +96,11 @@ RECIPIENT_COLUMNS = "local_part, domain, notify, orcpt"
 INSERT_RECIPIENT = f"INSERT INTO recipient(id, message, destination, state, due, reason, {RECIPIENT_COLUMNS}) VALUES({', '.join('?' * 10)})"
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Open the database for its owner, and make its tables where there are none. Raises StoreUnavailable."""
+def connect(path: Path, base: int = 0) -> sqlite3.Connection:
+    """Open the database for its owner, and make its tables where there are none; there, message numbers begin after ``base``.
+
+    Raises StoreUnavailable.
+    """
     database = _open(path.absolute().as_uri(), path)
     try:
         is_new = not _check(database, path)
@@ -115,6 +117,7 @@ def connect(path: Path) -> sqlite3.Connection:
             database.execute("BEGIN IMMEDIATE")
             for statement in _TABLES:
                 database.execute(statement)
+            database.execute("INSERT INTO counter VALUES(?, 0)", (base,))
             database.execute("COMMIT")
     except Exception as problem:
         database.close()

@@ -82,12 +82,12 @@ class SqliteStore:
         self._closed = False
 
     @classmethod
-    def open(cls, folder: Path, reactor: IReactorFromThreads, min_free: int = 0) -> "SqliteStore":
+    def open(cls, folder: Path, reactor: IReactorFromThreads, min_free: int = 0, base: int = 0) -> "SqliteStore":
         """Take the folder into possession, making it if it is not there; what was leased in an earlier process is waiting.
 
         New mail leaves ``min_free`` octets of the file system to what happens to the mail that is there.
-        ``reactor`` is used for `callFromThread` only. Raises StoreUnavailable if another process owns the folder, or if
-        its database is damaged, of a newer mailgw or not ours.
+        In a new folder, message numbers begin after ``base``. ``reactor`` is used for `callFromThread` only. Raises FolderInUse if
+        another process owns the folder, StoreUnavailable if its database is damaged, of a newer mailgw or not ours.
         """
         where = Folder(Path(folder).absolute())
         try:
@@ -95,7 +95,7 @@ class SqliteStore:
         except OSError as problem:
             raise translated(problem, where.path) from problem
         try:
-            database = connect(where.database)
+            database = connect(where.database, base)
             try:
                 database.execute(sql.SWEEP_DESTINATIONS)
                 store = cls(where, database, reactor, min_free)
