@@ -146,6 +146,8 @@ def _convert_union(value: Any, kinds: tuple[Any, ...], context: Context) -> Any:
             return _convert(value, kind, context)
         except _Wrong as problem:
             wrong = wrong or problem
+    if all(kind in _PLAIN or get_origin(kind) is Literal for kind in real):
+        raise _Wrong(((), f"{_quoted(value)} is not {' or '.join(_PLAIN.get(kind) or type_name(kind) for kind in real)}"))
     raise wrong or _Wrong(((), "cannot be a setting"))
 
 

@@ -3,6 +3,7 @@
 A field that is not marked as `DERIVED` is a key of the table that its class is named after; durations are seconds, sizes are octets.
 """
 
+import os
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,7 +19,21 @@ from mailgw.values.address import Address, parse_domain
 from mailgw.values.quantities import Duration, Size
 from mailgw.values.secret import Secret
 
-__all__ = ["Admin", "Configuration", "Gateway", "Listener", "PermitRule", "Policy", "RouteRule", "Server", "Tls", "parse_domain_pattern"]
+__all__ = [
+    "MOST_WORKERS",
+    "Admin",
+    "Configuration",
+    "Gateway",
+    "Listener",
+    "PermitRule",
+    "Policy",
+    "RouteRule",
+    "Server",
+    "Tls",
+    "parse_domain_pattern",
+]
+
+MOST_WORKERS = 64
 
 
 def parse_domain_pattern(text: str) -> str:
@@ -53,6 +68,12 @@ class Server:
     soft_bounce: bool = False  # every 5yz is sent as 4yz
     min_free: Size = 64 * 2**20  # of the file system of ``state``: new mail is refused before it is full
     shutdown_grace: Duration = 30.0  # how long running transactions and deliveries may take to end
+    workers: int | Literal["auto"] = 1  # processes that share the listening sockets; "auto": one for each CPU that we may use
+
+    @property
+    def processes(self) -> int:
+        """How many workers there are."""
+        return min(len(os.sched_getaffinity(0)), MOST_WORKERS) if self.workers == "auto" else self.workers
 
 
 @frozen(kw_only=True)
@@ -175,6 +196,7 @@ class Admin:
     """[admin]: how the running gateway is spoken to."""
 
     socket: Path  # the `mailgw` command
+    metrics: str = ""  # Twisted endpoint string at which Prometheus finds /metrics; empty: nothing is counted
 
 
 @frozen(kw_only=True)

@@ -11,6 +11,7 @@ from attrs import define, field
 
 from mailgw.config.lines import Lines
 from mailgw.config.model import (
+    MOST_WORKERS,
     Admin,
     Configuration,
     Gateway,
@@ -22,7 +23,7 @@ from mailgw.config.model import (
     Tls,
     parse_domain_pattern,
 )
-from mailgw.config.soundness import check_listener, check_permit, check_route, check_routes
+from mailgw.config.soundness import check_listener, check_metrics, check_permit, check_route, check_routes
 from mailgw.problems import BadConfiguration, Place, Problem, Report, nearest
 from mailgw.routes.patterns import tidy_pattern
 from mailgw.settings import Context, Network, Part, convert, fill, make
@@ -179,6 +180,9 @@ class _Reading:
         # Nothing starts with these stand-ins: they serve to find the problems of the other tables in the same run.
         values.setdefault("hostname", "localhost")
         values.setdefault("state", self.folder)
+        workers = values.get("workers", 1)
+        if workers != "auto" and not 1 <= workers <= MOST_WORKERS:
+            self.report.error(("server", "workers"), f'must be a number from 1 to {MOST_WORKERS}, or "auto"')
         return Server(**values)
 
     def networks(self) -> dict[str, tuple[Network, ...]]:
@@ -329,7 +333,10 @@ class _Reading:
         return gateway
 
     def admin(self, state: Path) -> Admin:
-        return Admin(**{"socket": state / "admin.sock"} | self.values(Admin, "admin", has=("socket",)))
+        values = self.values(Admin, "admin", has=("socket",))
+        if values.get("metrics"):
+            check_metrics(values["metrics"], ("admin", "metrics"), self.report)
+        return Admin(**{"socket": state / "admin.sock"} | values)
 
     def say_what_is_missing(self) -> None:
         for name in ("listen", "gateway"):

@@ -10,7 +10,7 @@ from twisted.internet.endpoints import serverFromString
 from mailgw.config.model import Listener, RouteRule
 from mailgw.problems import Place, Report, nearest
 
-__all__ = ["check_listener", "check_permit", "check_route", "check_routes"]
+__all__ = ["check_listener", "check_metrics", "check_permit", "check_route", "check_routes"]
 
 _ENDPOINT = re.compile(r"([A-Za-z][A-Za-z0-9_.+-]*):(.+)\Z", re.DOTALL)
 _WITH_PORT = ("tcp", "tcp4", "tcp6", "tls")
@@ -72,6 +72,14 @@ def check_listener(
     listener = Listener(**_with_tls(values, document), name=name)
     _check_tls(listener, "starttls" in values, at, report)
     return listener if len(report.errors) == before else None
+
+
+def check_metrics(endpoint: str, at: Place, report: Report) -> None:
+    """The endpoint can be one, and is in clear."""
+    if endpoint.startswith("tls:"):
+        report.error(at, 'is served without TLS: write it like "tcp:9115:interface=127.0.0.1"')
+    else:
+        _check_endpoint(endpoint, at, report)
 
 
 def _check_endpoint(text: str, at: Place, report: Report) -> None:

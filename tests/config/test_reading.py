@@ -1,5 +1,6 @@
 """What a configuration that is right means."""
 
+import os
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
@@ -187,3 +188,17 @@ def test_half_a_permit_rule_permits_nothing(table: str) -> None:
     with pytest.raises(BadConfiguration) as caught:
         small(f"[[permit]]\n{table}\n")
     assert len(caught.value.rest.permit) == 1  # only the rule of SMALL is left
+
+
+@pytest.mark.parametrize(("said", "processes"), [("", 1), ("workers = 1", 1), ("workers = 64", 64)])
+def test_workers(said: str, processes: int) -> None:
+    assert small(old="[domains]", new=f"{said}\n[domains]").server.processes == processes
+
+
+def test_as_many_workers_as_cpus() -> None:
+    assert small(old="[domains]", new='workers = "auto"\n[domains]').server.processes == min(64, len(os.sched_getaffinity(0)))
+
+
+def test_metrics() -> None:
+    assert small().admin.metrics == ""
+    assert small('[admin]\nmetrics = "tcp:9115:interface=127.0.0.1"\n').admin.metrics == "tcp:9115:interface=127.0.0.1"
