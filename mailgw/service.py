@@ -3,6 +3,7 @@
 import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from ipaddress import ip_address
 from random import SystemRandom
 from typing import Any, NoReturn
@@ -24,10 +25,11 @@ from mailgw.admin.signpost import Signpost
 from mailgw.admin.socket import AdminSocket, SocketInUse
 from mailgw.assemble import House, Parts
 from mailgw.config.model import Configuration, Listener
-from mailgw.interfaces import IDialer, IIdentity, IObserver, StoreUnavailable
+from mailgw.interfaces import IDialer, IIdentity, IMemory, IObserver, IPostOffice, StoreUnavailable
 from mailgw.journal import Fault, Journal
 from mailgw.notify import NOBODY, ServiceManager
 from mailgw.observe.log import quicken
+from mailgw.observe.records import Records, make_reference
 from mailgw.problems import BadConfiguration
 from mailgw.queue.dispatcher import Dispatcher
 from mailgw.receive.aliases import read_aliases
@@ -106,6 +108,8 @@ class MailGateway(Service):
         self._identity: Any = house[IIdentity]
         self._reactor = reactor
         self._dialer: Any = house[IDialer]
+        self._memory: Any = house[IMemory]
+        self._post_office: Any = house[IPostOffice]
         self._ready = ready
         self._manager = manager
         self._watchdog: Watchdog | None = None
@@ -119,6 +123,7 @@ class MailGateway(Service):
         self._open = [_Open(listener, tls.get(listener.tls)) for listener in configuration.listen.values()]
         self._write_log: Callable[[], None] = lambda: None
         self._store: SqliteStore | None = None
+        self._records: Records | None = None
         self._dispatcher: Dispatcher | None = None
         self._admin: AdminSocket | None = None
 
@@ -179,6 +184,9 @@ class MailGateway(Service):
             randomness=SystemRandom(),
             gather=_GATHER,
         )
+        self._memory.open()
+        self._post_office.open(store, dispatcher.offer, self._journal)
+        self._records = self._keep_records()
         for one in self._open:
             one.door.inside = self._factory(one, store, dispatcher)
         operations = Operations(
@@ -199,6 +207,17 @@ class MailGateway(Service):
         reactor.callWhenRunning(self._ready)
         reactor.callWhenRunning(_spare_the_collector)
         reactor.callWhenRunning(self._tell_ready, store)
+
+    def _keep_records(self) -> Records | None:
+        wanted, folder = self._configuration.records, self._configuration.server.state / "records"
+        if wanted.keep is None:
+            return None
+        try:
+            records = Records(folder, self._reactor, wanted.keep, wanted.max_size, wanted.redact)
+        except OSError as problem:
+            _give_up(f"the decision records in {folder} cannot be kept: {problem}")
+        self._journal.observers += (records,)
+        return records
 
     def _tell_ready(self, store: SqliteStore) -> None:
         self._manager.tell("READY=1", f"STATUS={self._summary()}")
@@ -250,6 +269,8 @@ class MailGateway(Service):
             message_timeout=listener.message_timeout,
             aliases=self._aliases.get(listener.name),
             xclient=listener.xclient,
+            record=self._records.keep_record if self._records else None,
+            reference=partial(make_reference, SystemRandom()) if self._records else None,
         )
         return SmtpFactory(
             reception,
@@ -289,6 +310,8 @@ class MailGateway(Service):
             await self._admin.stopService()
         if self._store is not None:
             await self._store.close()
+        if self._records is not None:
+            self._records.close()
         for observer in self._observers:
             close = getattr(observer, "close", None)
             if callable(close):

@@ -11,6 +11,7 @@ from attrs import asdict
 from mailgw.admin.checking import check as inspect
 from mailgw.admin.options import speaking, with_json
 from mailgw.admin.queue_commands import queue
+from mailgw.admin.record_commands import explain, log, policy
 from mailgw.admin.speaking import Speaker
 from mailgw.admin.still_house import still_house
 from mailgw.admin.tables import Column, Printer, readable_age
@@ -53,6 +54,9 @@ def main(speaker: Speaker, config: Path | None, socket: Path | None) -> None:
 
 
 main.add_command(queue)
+main.add_command(explain)
+main.add_command(log)
+main.add_command(policy)
 
 
 @main.command()

@@ -9,7 +9,7 @@ from mailgw.admin.speaking import Speaker
 from mailgw.values.ledger import State
 from mailgw.values.quantities import parse_duration
 
-__all__ = ["selected", "speaking", "with_json", "with_selection"]
+__all__ = ["Age", "selected", "speaking", "with_json", "with_selection"]
 
 Function = Callable[..., Any]
 speaking = click.make_pass_decorator(Speaker, ensure=True)

@@ -128,6 +128,10 @@ class Printer:
         text = json.dumps(data, indent=2).replace("\x7f", "\\u007f")
         print(text, file=self.file)
 
+    def json_line(self, data: object) -> None:
+        """The data as JSON on one line."""
+        print(json.dumps(data).replace("\x7f", "\\u007f"), file=self.file)
+
     def _plain(self, columns: Sequence[Column], cells: list[list[str]]) -> None:
         lines = [[column.title.upper() for column in columns], *cells]
         widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]

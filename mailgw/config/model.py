@@ -27,6 +27,7 @@ __all__ = [
     "Listener",
     "PermitRule",
     "Policy",
+    "RecordKeeping",
     "RouteRule",
     "Server",
     "Tls",
@@ -200,6 +201,15 @@ class Admin:
 
 
 @frozen(kw_only=True)
+class RecordKeeping:
+    """[records]: the decision records, which say why; they lie in the state folder."""
+
+    keep: Duration | None = 7 * 86400.0  # None, written "never": no records, and refusals have no reference
+    max_size: Size = 256 * 2**20  # of all of them: the oldest go first
+    redact: Literal["nothing", "local-parts"] = "nothing"
+
+
+@frozen(kw_only=True)
 class Configuration:
     """All of it."""
 
@@ -215,6 +225,7 @@ class Configuration:
     policy: Mapping[str, Policy]
     route: tuple[RouteRule, ...]
     gateway: Mapping[str, Gateway]
+    records: RecordKeeping
     admin: Admin
 
     def locate(self, place: Place) -> tuple[str, int]:

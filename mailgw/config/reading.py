@@ -18,6 +18,7 @@ from mailgw.config.model import (
     Listener,
     PermitRule,
     Policy,
+    RecordKeeping,
     RouteRule,
     Server,
     Tls,
@@ -30,7 +31,7 @@ from mailgw.settings import Context, Network, Part, convert, fill, make
 
 __all__ = ["read", "read_text"]
 
-_TABLES = ("server", "tls", "domains", "networks", "accounts", "listen", "permit", "policy", "route", "gateway", "admin")
+_TABLES = ("server", "tls", "domains", "networks", "accounts", "listen", "permit", "policy", "route", "gateway", "records", "admin")
 _TOML_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)\Z", re.DOTALL)
 
 
@@ -112,6 +113,7 @@ class _Reading:
             policy=policy,
             route=route,
             gateway=gateway,
+            records=RecordKeeping(**self.values(RecordKeeping, "records")),
             admin=self.admin(server.state),
         )
 

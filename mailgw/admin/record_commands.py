@@ -1,0 +1,178 @@
+"""``mailgw explain``, ``mailgw log``, ``mailgw policy report``: why was that?"""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from mailgw.admin.explaining import summary, tell
+from mailgw.admin.options import Age, speaking, with_json
+from mailgw.admin.speaking import Speaker
+from mailgw.admin.stories import Filter, Stories
+
+__all__ = ["explain", "log", "policy"]
+
+_MOST_SHOWN = 20  # stories of one address
+
+
+def stories_of(speaker: Speaker) -> Stories:
+    """The records of the daemon, running or not. Raises Exit."""
+    state = speaker.where().state
+    if state is None:
+        raise speaker.failed("configuration", "the state folder is not known; say --config FILE")
+    folder = state / "records"
+    if not folder.is_dir():
+        raise speaker.failed("not-found", f"there are no decision records in {folder}")
+    return Stories(folder)
+
+
+@click.command()
+@click.argument("what", metavar="REF|QUEUE-ID|SESSION|ADDRESS")
+@with_json
+@speaking
+def explain(speaker: Speaker, what: str) -> None:
+    """Tell the story of a refusal, a message or an address: which rule, on which fact, in which line.
+
+    REF is what stands at the end of a refusal: "[ref 7QK3M]". Of an address, the newest 20 stories are told.
+    """
+    found = stories_of(speaker).about(what)
+    if not found:
+        raise speaker.failed("not-found", f"nothing is known about {what}: no such reference, message, session or address in the records")
+    shown = found[-_MOST_SHOWN:]
+    if speaker.as_json:
+        return speaker.out.json({"stories": [{**story.record, "later": list(story.later)} for story in shown]})
+    if len(found) > len(shown):
+        speaker.note(f"{len(found)} stories; these are the newest {len(shown)}. mailgw log --address {what} lists all")
+    for number, story in enumerate(shown):
+        if number:
+            speaker.out.line("")
+        for line in tell(story):
+            speaker.out.line(line)
+    return None
+
+
+@click.command()
+@click.option("--follow", "-f", is_flag=True, help="Go on with what happens from now on, until interrupted.")
+@click.option("--address", metavar="ADDRESS", default="", help='Sender or recipient; "@example.org" for all of a domain.')
+@click.option("--client", metavar="CLIENT", default="", help="IP address, login or HELO name.")
+@click.option(
+    "--verdict", metavar="WORD", default="", help="accepted, held, refused, discarded, delivered ...; or reject, defer, ... of a policy."
+)
+@click.option("--policy", metavar="NAME", default="", help="Asked this policy, or refused by it.")
+@click.option("--since", type=Age(), metavar="DURATION", help='Not older than this, for example "2h".')
+@click.option("--until", type=Age(), metavar="DURATION", help="Not younger than this.")
+@with_json
+@speaking
+def log(speaker: Speaker, /, follow: bool, since: float | None, until: float | None, **said: str) -> None:
+    """List decisions and deliveries, a line each; with --json, a JSON object each."""
+    stories = stories_of(speaker)
+    wanted = Filter(
+        **said,
+        since=0.0 if since is None else speaker.now - since,
+        until=float("inf") if until is None else speaker.now - until,
+    )
+    entries: Iterator[dict[str, Any]] = stories.follow(wanted) if follow else stories.matching(wanted)
+    with suppress(KeyboardInterrupt, BrokenPipeError):
+        for entry in entries:
+            if speaker.as_json:
+                speaker.out.json_line(entry)
+            else:
+                speaker.out.line(summary(entry))
+            if follow:
+                sys.stdout.flush()
+
+
+@click.group()
+def policy() -> None:
+    """Look at policies at work."""
+
+
+@policy.command()
+@click.argument("name")
+@click.option("--since", type=Age(), metavar="DURATION", help='Not older than this, for example "7d"; default: all that is kept.')
+@with_json
+@speaking
+def report(speaker: Speaker, name: str, since: float | None) -> None:
+    """Say what policy NAME has decided, or in mode "observe" would have: to whom, how often, and whether others agree."""
+    began = time.time() if since is None else speaker.now - since
+    wanted = Filter(policy=name, since=0.0 if since is None else began)
+    answer = counted(stories_of(speaker), wanted)
+    if not answer["asked"]:
+        raise speaker.failed("not-found", f'the records know no answer of policy "{name}"')
+    if speaker.as_json:
+        return speaker.out.json(answer)
+    for line in told(answer):
+        speaker.out.line(line)
+    return None
+
+
+def counted(stories: Stories, wanted: Filter) -> dict[str, Any]:
+    """What a policy said: how often, about whom, and what became of the mail all the same."""
+    verdicts: Counter[str] = Counter()
+    clients: Counter[str] = Counter()
+    senders: Counter[str] = Counter()
+    replies: Counter[str] = Counter()
+    faults = observed = alone = agreed = 0
+    examples: list[str] = []
+    seen: set[tuple[str, int, str, str]] = set()
+    for entry in stories.matching(wanted):
+        for said in entry.get("asked", ()):
+            # A refused recipient is told twice: at once, and with its transaction.
+            once = (entry["session"], entry.get("transaction", 0), said["stage"], said.get("recipient", ""))
+            if said["policy"] != wanted.policy or once in seen:
+                continue
+            seen.add(once)
+            verdicts[said["verdict"]] += 1
+            faults += "fault" in said
+            if said["verdict"] == "proceed":
+                continue
+            clients[entry["client"]["ip"]] += 1
+            senders[entry.get("sender", "-")] += 1
+            replies[said.get("reply") or said.get("why", "")] += 1
+            if said.get("observed"):
+                observed += 1
+                if entry["event"] == "refused":
+                    agreed += 1
+                else:
+                    alone += 1
+                    examples.append(summary(entry))
+    return {
+        "policy": wanted.policy,
+        "asked": sum(verdicts.values()),
+        "verdicts": dict(verdicts.most_common()),
+        "faults": faults,
+        "observed": observed,
+        "refused_by_others_too": agreed,
+        "taken_all_the_same": alone,
+        "clients": dict(clients.most_common(10)),
+        "senders": dict(senders.most_common(10)),
+        "replies": dict(replies.most_common(10)),
+        "examples": examples[-10:],
+    }
+
+
+def told(answer: dict[str, Any]) -> Iterator[str]:
+    """The report for people."""
+    asked = answer["asked"]
+    verdicts = ", ".join(f"{word} {count} ({100 * count / asked:.1f} %)" for word, count in answer["verdicts"].items())
+    yield f"policy {answer['policy']}: asked {asked} times: {verdicts}"
+    if answer["faults"]:
+        yield f"it could not answer {answer['faults']} times"
+    if answer["observed"]:
+        yield (
+            f"it only observes. Had it been enforced: {answer['observed']} objections, "
+            f"{answer['refused_by_others_too']} of them to what was refused anyway, {answer['taken_all_the_same']} to what was taken"
+        )
+    for title in ("replies", "clients", "senders"):
+        if answer[title]:
+            yield ""
+            yield f"most frequent {title}:"
+            yield from (f"  {count:6}  {text}" for text, count in answer[title].items())
+    if answer["examples"]:
+        yield ""
+        yield "what was taken and would not have been (the newest):"
+        yield from (f"  {line}" for line in answer["examples"])
