@@ -117,6 +117,8 @@ class ClientSession:
             stage, recipient = self._awaited.popleft()
             if reply.code < 400 and stage not in _EITHER and (reply.code >= 300) != (stage in _INTERMEDIATE):
                 raise BadReply(f"server answered {reply.code}, which does not fit the command")
+            if len(reply.text) > _MOST_TEXT and stage not in ("ehlo", "auth"):
+                reply = Reply(reply.code, reply.enhanced, reply.text[:_MOST_TEXT])
             self._answers[stage](recipient, reply)
 
     def _close(self, reply: Reply) -> None:
@@ -427,7 +429,8 @@ class ClientSession:
         self.is_over = True
         self._awaited.clear()
         self._out.clear()
-        self._events.clear()
+        # What was over before a word too many came is over all the same.
+        self._events = [event for event in self._events if isinstance(event, Finished | Asked)]
         if self._transaction:
             if self._data_done and self._transaction.accepted:
                 for recipient in self._transaction.accepted:

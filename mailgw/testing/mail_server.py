@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from attrs import define, field, frozen
+from twisted.internet.interfaces import IPullProducer
 from twisted.internet.protocol import Factory, Protocol
+from zope.interface import implementer
 
-__all__ = ["BROKEN", "DROP", "SILENCE", "MailServer", "Taken"]
+__all__ = ["BROKEN", "DROP", "SILENCE", "Endless", "MailServer", "Taken"]
 
-DROP = "drop"  # in ``replies``: close the connection instead of answering
+DROP = "drop"  # in ``replies``: close the connection instead of answering; as ``tls``: agree to STARTTLS, then close
 BROKEN = "broken"  # as ``tls``: agree to STARTTLS, then speak something else
-SILENCE = "silence"  # in ``replies``: say nothing
+SILENCE = "silence"  # in ``replies``: say nothing, from then on to nothing; as ``tls``: agree to STARTTLS, then say nothing
 
 _OFFERS = ("PIPELINING", "8BITMIME", "SIZE 100000000", "ENHANCEDSTATUSCODES")
 
@@ -24,6 +26,16 @@ class Taken:
     content: bytes  # without dot-stuffing
 
 
+@frozen
+class Endless:
+    """In ``replies``: octets that are said again and again, as fast as they are read, until the connection is gone."""
+
+    octets: bytes
+
+
+Answer = str | bytes | Endless
+
+
 @define(eq=False)
 class MailServer(Factory):
     """A factory of scripted sessions::
@@ -31,13 +43,15 @@ class MailServer(Factory):
         server = MailServer(replies={"RCPT TO:<ben@example.org>": "550 5.1.1 no such user", ".": "451 4.3.0 disk full"})
 
     ``replies`` gives the answer for a command line, for its verb, for ``"greeting"`` and for ``"."`` (the end of the content);
-    a list has one for each time, of which the last one repeats. It may be `DROP` or `SILENCE`.
+    a list has one for each time, of which the last one repeats. A text becomes a line, octets are said as they are. It may be
+    `DROP`, `SILENCE` or `Endless`. ``"content"`` is said when the first octets of content by DATA arrive, and
+    then the connection is closed; with `SILENCE` no more is read instead.
     """
 
-    replies: Mapping[str, str | list[str]] = field(factory=dict)
+    replies: Mapping[str, Answer | list[Answer] | list[str]] = field(factory=dict)
     offers: tuple[str, ...] = _OFFERS
     lmtp: bool = False
-    tls: Any = None  # an IOpenSSLServerConnectionCreator for STARTTLS, or `BROKEN`
+    tls: Any = None  # an IOpenSSLServerConnectionCreator for STARTTLS, or `BROKEN`, `DROP`, `SILENCE`
     heard: list[str] = field(factory=list)  # all commands
     taken: list[Taken] = field(factory=list)
     sessions: list[Any] = field(factory=list)
@@ -50,12 +64,12 @@ class MailServer(Factory):
         self.sessions.append(session)
         return session
 
-    def reply(self, key: str, otherwise: str) -> str:
+    def reply(self, key: str, otherwise: str) -> Answer:
         """The scripted answer to a command."""
         for known in (key, key.split(" ")[0].upper()):
             if known in self.replies:
                 script = self.replies[known]
-                if isinstance(script, str):
+                if not isinstance(script, list):
                     return script
                 times = self._times.get(known, 0)
                 self._times[known] = times + 1
@@ -63,6 +77,7 @@ class MailServer(Factory):
         return otherwise
 
 
+@implementer(IPullProducer)
 class _Session(Protocol):
     def __init__(self, server: MailServer) -> None:
         self._server = server
@@ -71,6 +86,9 @@ class _Session(Protocol):
         self._recipients: list[tuple[str, str]] = []
         self._content: bytes | None = None  # by DATA, so far
         self._chunk: int | None = None  # octets that are still to come by BDAT
+        self._is_new = False  # no octet of the content has come yet
+        self._endless = b""
+        self._is_silent = False
         self.in_tls = False
 
     def connectionMade(self) -> None:  # noqa: N802
@@ -78,11 +96,19 @@ class _Session(Protocol):
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802
         if data.startswith(b"\x16\x03") and not self.in_tls:  # the beginning of a TLS handshake
-            self.transport.write(b"no TLS here\r\n")  # type: ignore[union-attr]
+            if self._server.tls == DROP:
+                self.transport.abortConnection()  # type: ignore[union-attr]
+            elif self._server.tls != SILENCE:
+                self.transport.write(b"no TLS here\r\n")  # type: ignore[union-attr]
             return
         self._buffer += data
         while self._buffer:
             if self._content is not None:
+                if self._is_new:
+                    self._is_new = False
+                    if "content" in self._server.replies:
+                        self._break_off(self._say("content", ""))
+                        return
                 # Only CRLF.CRLF ends it, and what came before counts as the first line's CRLF.
                 whole = b"\r\n" + self._buffer
                 end = whole.find(b"\r\n.\r\n")
@@ -123,7 +149,7 @@ class _Session(Protocol):
                     self._recipients.append((line[9 : line.index(">")], line))
             case "DATA":
                 if self._say(line, "354 go ahead" if self._recipients else "554 5.5.1 no recipients").startswith("3"):
-                    self._content = b""
+                    self._content, self._is_new = b"", True
             case "BDAT":
                 self._chunk = int(line.split(" ")[1])
             case "RSET":
@@ -135,11 +161,17 @@ class _Session(Protocol):
             case "STARTTLS":
                 if not self._say(line, "220 2.0.0 go ahead").startswith("2"):
                     return
-                self.in_tls = self._server.tls != BROKEN
+                self.in_tls = self._server.tls not in (BROKEN, DROP, SILENCE)
                 if self.in_tls:
                     self.transport.startTLS(self._server.tls)  # type: ignore[union-attr]
             case _:
                 self._say(line, "250 2.0.0 ok")
+
+    def _break_off(self, answer: str) -> None:
+        transport: Any = self.transport
+        transport.pauseProducing()
+        if answer != SILENCE:
+            transport.loseConnection()
 
     def _take(self, content: bytes) -> None:
         recipients = [address for address, _ in self._recipients]
@@ -154,8 +186,22 @@ class _Session(Protocol):
 
     def _say(self, key: str, otherwise: str) -> str:
         answer = self._server.reply(key, otherwise)
+        transport: Any = self.transport
+        self._is_silent = self._is_silent or answer == SILENCE
+        if self._is_silent:
+            return SILENCE
+        if isinstance(answer, Endless):
+            self._endless = answer.octets * max(1, 65536 // len(answer.octets))
+            transport.registerProducer(self, False)
+            return ""
         if answer == DROP:
-            self.transport.abortConnection()  # type: ignore[union-attr]
-        elif answer != SILENCE:
-            self.transport.write(answer.encode() + b"\r\n")  # type: ignore[union-attr]
-        return answer
+            transport.abortConnection()
+        else:
+            transport.write(answer if isinstance(answer, bytes) else answer.encode() + b"\r\n")
+        return answer.decode("latin-1") if isinstance(answer, bytes) else answer
+
+    def resumeProducing(self) -> None:  # noqa: N802
+        self.transport.write(self._endless)  # type: ignore[union-attr]
+
+    def stopProducing(self) -> None:  # noqa: N802
+        pass

@@ -59,10 +59,13 @@ class Network:
         self._step = step
         self._ends: list[_End] = []
 
-    async def dial(self, where: str, factory: IProtocolFactory, timeout: float) -> Any:  # noqa: ARG002 - nothing takes time here
+    async def dial(self, where: str, factory: IProtocolFactory, timeout: float) -> Any:
         """See `IDialer`."""
         self.dialled.append(where)
         server = self.servers.get(where)
+        if isinstance(server, Deferred):
+            never: Deferred[None] = Deferred()
+            await never.addTimeout(timeout, self.clock, onTimeoutCancel=_timed_out)
         if server is None:
             raise error.ConnectionRefusedError
         if isinstance(server, Exception):
@@ -120,6 +123,10 @@ class Network:
         return len(self._ends) // 2
 
 
+def _timed_out(_: object, __: float) -> None:
+    raise error.TimeoutError
+
+
 @implementer(ITransport)
 class _End:
     """One end of a connection; what it writes waits until `move`."""
@@ -130,6 +137,7 @@ class _End:
         self.protocol = protocol
         self.is_over = False
         self.disconnecting = False
+        self.reads = True
         self._out: deque[bytes] = deque()
         self._producer: IPullProducer | None = None
         self._aborted = False
@@ -144,6 +152,8 @@ class _End:
         if not self._out and self._producer:
             self._producer.resumeProducing()
         if self._out:
+            if not self.other.reads:
+                return False
             data = self._out.popleft()
             if len(data) > step:
                 self._out.appendleft(data[step:])
@@ -172,6 +182,12 @@ class _End:
 
     def abortConnection(self) -> None:  # noqa: N802
         self._aborted = self.disconnecting = True
+
+    def pauseProducing(self) -> None:  # noqa: N802
+        self.reads = False
+
+    def resumeProducing(self) -> None:  # noqa: N802
+        self.reads = True
 
     def registerProducer(self, producer: IPullProducer, streaming: bool) -> None:  # noqa: N802
         assert not streaming, "only pull producers are known here"
