@@ -51,9 +51,13 @@ class Gateway:
         self.log = folder / "log"
         self.process = None
 
-    def start(self):
+    def launch(self):
+        """Start it without waiting for anything."""
         command = [BIN / "twistd", "-n", "--pidfile=", f"--logfile={self.log}", "mailgw", "--config", self.file]
         self.process = subprocess.Popen(command, cwd=self.folder, stderr=subprocess.PIPE)
+
+    def start(self):
+        self.launch()
         wait_until(lambda: answers(self.port) or self.process.poll() is not None, "the greeting")
         assert self.process.poll() is None, self.process.stderr.read().decode()
         return self
@@ -126,16 +130,20 @@ def need(*programs):
 
 
 class SmtpSink:
-    """A next hop in a thread that keeps what it takes; ``verdict(command, argument)`` may give another reply."""
+    """A next hop in a thread that keeps what it takes; ``verdict(command, argument)`` may give another reply.
 
-    def __init__(self, verdict=lambda command, argument: None, lmtp=False):
+    It is also asked about "greeting", about "body", where "drop" hangs up in the middle, and about ".", the end. ``keep`` gets each
+    message, (sender, recipients, content), before its 250 is said; without it they are in ``messages``.
+    """
+
+    def __init__(self, verdict=lambda command, argument: None, lmtp=False, keep=None):
         self.verdict, self.lmtp = verdict, lmtp
-        self.messages = []  # (sender, recipients, content)
+        self.messages = []
+        self._keep = keep or self.messages.append
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=100)
         self.port = self.listener.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
+        threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self):
         while True:
@@ -144,9 +152,7 @@ class SmtpSink:
             except OSError:
                 return
             connection.settimeout(PATIENCE)
-            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection):
         with suppress(OSError), connection, connection.makefile("rwb") as stream:
@@ -156,13 +162,18 @@ class SmtpSink:
         def say(reply):
             stream.write(reply.encode() + b"\r\n")
 
-        say("220 sink.example ESMTP")
+        greeting = self.verdict("greeting", "") or "220 sink.example ESMTP"
+        say(greeting)
         stream.flush()
+        if not greeting.startswith("220"):
+            return
         sender, recipients = None, []
         for line in stream:
             verb, _, argument = line.decode().strip().partition(" ")
             verb = verb.upper()
             other = self.verdict(verb, argument)
+            if verb in ("MAIL", "RSET"):
+                sender, recipients = None, []
             if other == "drop":
                 return
             if other:
@@ -170,8 +181,10 @@ class SmtpSink:
             elif verb in ("EHLO", "LHLO"):
                 say("250-sink.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES")
             elif verb == "MAIL":
-                sender, recipients = argument.partition("<")[2].partition(">")[0], []
+                sender = argument.partition("<")[2].partition(">")[0]
                 say("250 2.1.0 ok")
+            elif verb == "RCPT" and sender is None:
+                say("503 5.5.1 MAIL first")
             elif verb == "RCPT":
                 recipients.append(argument.partition("<")[2].partition(">")[0])
                 say("250 2.1.5 ok")
@@ -182,19 +195,20 @@ class SmtpSink:
                     continue
                 say("354 go")
                 stream.flush()
-                content = b""
+                if self.verdict("body", "") == "drop":
+                    return
+                lines = []
                 for text in stream:
                     if text == b".\r\n":
                         break
-                    content += text[1:] if text.startswith(b".") else text
+                    lines.append(text[1:] if text.startswith(b".") else text)
                 else:
                     return  # the client went away in the middle: nothing was sent
-                final = [self.verdict(".", recipient) or "250 2.0.0 taken" for recipient in recipients]
-                if not self.lmtp:
-                    final = [self.verdict(".", "") or "250 2.0.0 taken"]
+                final = [self.verdict(".", one) or "250 2.0.0 taken" for one in (recipients if self.lmtp else [""])]
                 taken = [one for one, reply in zip(recipients, final * len(recipients), strict=False) if reply.startswith("250")]
                 if taken:
-                    self.messages.append((sender, taken, content))
+                    self._keep((sender, taken, b"".join(lines)))
+                sender, recipients = None, []
                 for reply in final:
                     say(reply)
             elif verb == "QUIT":
