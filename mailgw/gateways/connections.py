@@ -1,45 +1,35 @@
 """The kept connections of a gateway, and the way of a shipment along its next hops in order."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any
 
 import attrs
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
 from twisted.internet.protocol import Factory
 
-from mailgw.gateways.outgoing_tls import OutgoingTls, TlsMode
-from mailgw.gateways.talking import NotReached, Security, Talk
+from mailgw.gateways.logging_in import Login
+from mailgw.gateways.next_hop import NextHop, NotReached
+from mailgw.gateways.outgoing_tls import VERIFIED, ClientCertificate, OutgoingTls, TlsMode
+from mailgw.gateways.server_login import CannotLogIn, ServerLogin, is_loopback
+from mailgw.gateways.talking import Security, Talk
 from mailgw.gateways.threads import in_thread
 from mailgw.interfaces import IDialer, IIdentity
 from mailgw.smtp.client import ClientSession
 from mailgw.smtp.client_events import Asked, Finished
 from mailgw.smtp.framing import Nature
+from mailgw.smtp.sasl_client import Proof
 from mailgw.values.address import Address
 from mailgw.values.content import Content
 from mailgw.values.delivery import Fate, Outcome, Shipment, later, never
 from mailgw.values.reply import Reply
 
-__all__ = ["ATTEMPT_TIMEOUT", "Connections", "NextHop", "kept_connections", "refused_by"]
+__all__ = ["ATTEMPT_TIMEOUT", "Connections", "kept_connections", "refused_by"]
 
 ATTEMPT_TIMEOUT = 3000.0
 """Seconds for one attempt with all its servers and stages: below the dispatcher's own limit, which knows no reason."""
-
-
-@frozen
-class NextHop:
-    """One address of one server."""
-
-    where: str  # as `IDialer.dial` wants it
-    name: str  # the server's name, which its certificate must have
-    peer: str = ""  # how outcomes call it; empty: by its name
-
-    @property
-    def label(self) -> str:
-        """How outcomes call it."""
-        return self.peer or self.name
 
 
 _Key = tuple[str, str, TlsMode]
@@ -60,6 +50,7 @@ class Connections:
     max_idle: float = 30.0  # seconds
     max_messages: int = 100  # on one connection
     attempt_timeout: float = ATTEMPT_TIMEOUT  # seconds
+    login: ServerLogin | None = None
     _kept: dict[_Key, list[Talk]] = field(factory=dict, init=False)
     _open: set[Talk] = field(factory=set, init=False)
     _closing: bool = field(default=False, init=False)
@@ -152,13 +143,29 @@ class Connections:
             self._kept.setdefault((hop.where, hop.name, mode), []).append(talk)
 
     async def _dial(self, hop: NextHop, mode: TlsMode, deadline: float = inf) -> Talk:
+        if self.login is None:
+            return await self._dial_as(None, hop, mode, deadline)
+        if mode not in VERIFIED and not is_loopback(hop.where):  # a route's own next hop, which no configuration has checked
+            raise NotReached(Reply(454, "4.7.0", f'cannot log in at {hop.label}: the gateway does not say tls = "require"'))
         try:
-            return await self._dial_with(hop, mode, self._security(hop, mode), deadline)
+            proof = await self.login.proof()
+            try:
+                return await self._dial_as(proof, hop, mode, deadline)
+            except NotReached as problem:
+                if not (problem.login_refused and self.login.has_another(proof)):
+                    raise
+            return await self._dial_as(await self.login.proof(), hop, mode, deadline)
+        except CannotLogIn as problem:
+            raise NotReached(Reply(454, "4.7.0", f"cannot log in: {problem}")) from None
+
+    async def _dial_as(self, proof: Proof | None, hop: NextHop, mode: TlsMode, deadline: float) -> Talk:
+        try:
+            return await self._dial_with(proof, hop, mode, self._security(hop, mode), deadline)
         except NotReached as problem:
             if mode != "offered" or not problem.handshake_failed:
                 raise
         # RFC 7435: where nobody can be authenticated, a broken TLS must not be worse than none.
-        return await self._dial_with(hop, mode, None, deadline)
+        return await self._dial_with(proof, hop, mode, None, deadline)
 
     def _security(self, hop: NextHop, mode: TlsMode) -> Security | None:
         if mode == "never":
@@ -170,11 +177,12 @@ class Connections:
         except (OSError, ValueError) as problem:
             raise NotReached(Reply(451, "4.3.5", f"TLS towards {hop.name} is not possible: {problem}")) from problem
 
-    async def _dial_with(self, hop: NextHop, mode: TlsMode, security: Security | None, deadline: float) -> Talk:
+    async def _dial_with(self, proof: Proof | None, hop: NextHop, mode: TlsMode, security: Security | None, deadline: float) -> Talk:
         key = (hop.where, hop.name, mode)
         implicit = security is not None and security.implicit
         session = ClientSession(self.identity.hostname, lmtp=self.lmtp, encrypted=implicit, verified=implicit, peer=hop.label)
-        talk = Talk(session, self.clock, security, self.max_idle, lambda talk: self._forget(key, talk), deadline)
+        login = Login(proof, self.threads) if proof else None
+        talk = Talk(session, self.clock, security, self.max_idle, lambda talk: self._forget(key, talk), deadline, login)
         self._open.add(talk)
         try:
             await self.dialer.dial(hop.where, _Once(talk), self.connect_timeout)
@@ -219,9 +227,14 @@ def _reason(problem: Exception) -> str:
     return str(problem.__doc__ if isinstance(problem, ConnectError) and not problem.args else problem).strip().rstrip(".")
 
 
-def kept_connections(lmtp: bool = False) -> Any:
+def kept_connections(
+    lmtp: bool = False,
+    login: Callable[[Any], ServerLogin | None] = lambda _: None,
+    shown: Callable[[Any], ClientCertificate | None] = lambda _: None,
+) -> Any:
     """A field for a component: the `Connections` that its settings and its given fields describe, by the names they all share.
 
+    ``login`` and ``shown`` say how the component logs in and which certificate it shows.
     ``lmtp`` and `ATTEMPT_TIMEOUT` hold where the component has no setting of that name.
     """
 
@@ -231,13 +244,14 @@ def kept_connections(lmtp: bool = False) -> Any:
             component.clock,
             component.threads,
             component.identity,
-            OutgoingTls(component.trust),
+            OutgoingTls(component.trust, shown(component)),
             component.tls,
             getattr(component, "lmtp", lmtp),
             component.connect_timeout,
             component.max_idle,
             component.max_messages,
             getattr(component, "attempt_timeout", ATTEMPT_TIMEOUT),
+            login(component),
         )
 
     return field(init=False, repr=False, default=attrs.Factory(made, takes_self=True))

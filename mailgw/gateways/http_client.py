@@ -76,12 +76,22 @@ class NoAnswer(Exception):
 class Client:
     """Posts bodies. Connections to the first target's host are kept for ``max_idle`` seconds.
 
-    ``timeout``: seconds without any progress after which a request is given up; ``connect_timeout``: seconds to a connection.
+    ``timeout``: seconds without any progress after which a request is given up; ``connect_timeout``: seconds to a connection;
+    ``most_read``: octets of an answer's body.
     """
 
     def __init__(
-        self, dialer: IDialer, clock: IReactorTime, tls: OutgoingTls, *, timeout: float, connect_timeout: float, max_idle: float
+        self,
+        dialer: IDialer,
+        clock: IReactorTime,
+        tls: OutgoingTls,
+        *,
+        timeout: float,
+        connect_timeout: float,
+        max_idle: float,
+        most_read: int = _MOST_READ,
     ) -> None:
+        self._most_read = most_read
         self._clock = clock
         self._timeout = timeout
         self._doors = _Doors(dialer, tls, connect_timeout)
@@ -136,7 +146,7 @@ class Client:
             if isinstance(problem, ResponseFailed) and not isinstance(problem, ResponseNeverReceived):
                 raise NoAnswer(sent, f"{host} gave an answer that is not HTTP") from None
             raise _LostConnection(sent, f"the connection to {host} was lost") from None
-        beginning = _Beginning()
+        beginning = _Beginning(self._most_read)
         response.deliverBody(beginning)
         try:
             await patience.with_(beginning.read)
@@ -197,13 +207,14 @@ class _Patience:
 class _Beginning(Protocol):
     """The beginning of an answer's body; ``read`` fires when there is enough of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
         self.data = b""
+        self._limit = limit
         self.read: Deferred[None] = Deferred()
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - named by Twisted
-        self.data += data[: _MOST_READ - len(self.data)]
-        if len(self.data) >= _MOST_READ:
+        self.data += data[: self._limit - len(self.data)]
+        if len(self.data) >= self._limit:
             self.stop()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: ARG002, N802

@@ -9,8 +9,9 @@ from attrs import field, frozen
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
 from zope.interface import implementer
 
-from mailgw.gateways.connections import ATTEMPT_TIMEOUT, Connections, NextHop, kept_connections
+from mailgw.gateways.connections import ATTEMPT_TIMEOUT, Connections, kept_connections
 from mailgw.gateways.naming import addresses_of, dialled
+from mailgw.gateways.next_hop import NextHop
 from mailgw.gateways.outgoing_tls import authorities_there
 from mailgw.given import given
 from mailgw.interfaces import IDialer, IDomainGateway, IIdentity, IResolver, LookupFailed

@@ -6,8 +6,8 @@ from typing import Any
 import attrs
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 
-from mailgw.gateways.connections import NextHop
 from mailgw.gateways.dialing import split_address
+from mailgw.gateways.next_hop import NextHop
 from mailgw.interfaces import IResolver, LookupFailed
 
 __all__ = ["a_next_hop", "addresses_of", "next_hops"]

@@ -8,10 +8,21 @@ from attrs import field, frozen
 from OpenSSL import SSL, crypto
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
-from twisted.internet.ssl import Certificate, CertificateOptions, TLSVersion, optionsForClientTLS, trustRootFromCertificates
+from twisted.internet.ssl import (
+    Certificate,
+    CertificateOptions,
+    KeyPair,
+    PrivateCertificate,
+    TLSVersion,
+    optionsForClientTLS,
+    trustRootFromCertificates,
+)
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
-__all__ = ["OutgoingTls", "TlsMode", "authorities_there"]
+from mailgw.values.secret import Secret
+
+__all__ = ["VERIFIED", "ClientCertificate", "OutgoingTls", "TlsMode", "authorities_there"]
 
 TlsMode = Literal["never", "offered", "require", "implicit"]
 """``never``: in clear. ``offered``: encrypted where STARTTLS is offered and works, without asking who the server is (RFC 7435);
@@ -19,7 +30,37 @@ else in clear. ``require``: STARTTLS, and a certificate that is valid for the se
 ``implicit``: the same with TLS from the first octet (RFC 8314), usually on port 465.
 """
 
+VERIFIED: frozenset[TlsMode] = frozenset({"require", "implicit"})
+"""Where the server's certificate is verified."""
+
 _MOST_KEPT = 256  # server names; a context costs a millisecond and some 100 KB
+
+
+@frozen
+class ClientCertificate:
+    """What we show a server that asks who we are; read again when the file changes."""
+
+    certificate: Path  # PEM: ours first, then the chain
+    key: Secret  # PEM
+
+    def read(self) -> tuple[list[Certificate], PrivateCertificate]:
+        """The authorities in between, and ours with its key. Raises OSError, and ValueError for what is no certificate or does not fit."""
+        try:
+            own, *chain = _certificates(self.certificate)
+            key = KeyPair.load(self.key.read(), crypto.FILETYPE_PEM)
+            private = PrivateCertificate.fromCertificateAndKeyPair(own, key)  # type: ignore[no-untyped-call]
+            context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+            context.use_certificate(own.original)
+            context.use_privatekey(key.original)
+            context.check_privatekey()
+        except (crypto.Error, SSL.Error, ValueError):
+            raise ValueError(f"{self.certificate} and {self.key} are no certificate with its key, in PEM") from None
+        return chain, private
+
+    @property
+    def age(self) -> float:
+        """Changes when the certificate does. Raises OSError."""
+        return self.certificate.stat().st_mtime
 
 
 @frozen
@@ -27,18 +68,28 @@ class OutgoingTls:
     """How connections to next hops are protected. Never below TLS 1.2 (RFC 8996)."""
 
     trust: Path | None = None  # a PEM file with certificates of authorities; none: those that the system trusts
+    shown: ClientCertificate | None = None  # to servers whose own certificate is verified
     _kept: dict[str, IOpenSSLClientConnectionCreator] = field(factory=dict, init=False, repr=False, eq=False)
 
     def verified(self, name: str) -> IOpenSSLClientConnectionCreator:
-        """TLS with a server whose certificate must be valid for ``name``, a host name or an IP address. Raises OSError."""
-        creator = self._kept.get(name)
+        """TLS with a server whose certificate must be valid for ``name``, a host name or an IP address.
+
+        Raises OSError, and ValueError for a client certificate that cannot be used.
+        """
+        key = f"{name} {self.shown.age}" if self.shown else name
+        creator = self._kept.get(key)
         if creator is None:
+            chain, private = self.shown.read() if self.shown else ([], None)
+            options: dict[str, Any] = {"raiseMinimumTo": TLSVersion.TLSv1_2}
+            if chain:
+                options["extraCertChain"] = [one.original for one in chain]
             creator = optionsForClientTLS(
                 name,
-                trustRootFromCertificates(_authorities(self.trust)) if self.trust else None,  # type: ignore[no-untyped-call]
-                extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_2},
+                trustRootFromCertificates(_certificates(self.trust)) if self.trust else None,  # type: ignore[no-untyped-call]
+                private,
+                extraCertificateOptions=options,
             )
-            self._keep(name, creator)
+            self._keep(key, creator)
         return creator
 
     def encrypted(self, name: str) -> IOpenSSLClientConnectionCreator:
@@ -59,7 +110,7 @@ class OutgoingTls:
 def authorities_there(_: Any, attribute: "attrs.Attribute[Any]", trust: Path | None) -> None:
     """A validator for ``trust``: what is missing or empty at the start is a mistake, not an outage. Raises ValueError."""
     try:
-        if trust is not None and not _authorities(trust):
+        if trust is not None and not _certificates(trust):
             raise ValueError(f"{attribute.name}: {trust} holds no certificate")
     except OSError as problem:
         raise ValueError(f"{attribute.name}: {trust}: {problem.strerror}") from None
@@ -67,9 +118,46 @@ def authorities_there(_: Any, attribute: "attrs.Attribute[Any]", trust: Path | N
         raise ValueError(f"{attribute.name}: {trust} holds a certificate that cannot be read") from None
 
 
-def _authorities(trust: Path) -> list[Certificate]:
+def _certificates(path: Path) -> list[Certificate]:
     end = b"-----END CERTIFICATE-----"
-    return [Certificate.loadPEM(block + end) for block in trust.read_bytes().split(end)[:-1]]
+    return [Certificate.loadPEM(block + end) for block in path.read_bytes().split(end)[:-1]]
+
+
+class BadCertificate(Exception):
+    """The server's certificate is not good; the message says why."""
+
+
+# The commonest of OpenSSL's X509_V_ERR_...; all that OpenSSL itself says is "certificate verify failed".
+_REASONS = {
+    9: "is not valid yet",
+    10: "has expired",
+    18: "is signed by itself, not by an authority that is trusted",
+    19: "is signed by an authority that is not trusted",
+    20: "is signed by an authority that is not trusted",
+    21: "is signed by an authority that is not trusted",
+    23: "was revoked",
+    26: "is not meant for servers",
+}
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+@frozen
+class _Explaining:
+    """Verifies as ``creator`` does; where that fails, the connection is lost with a `BadCertificate`."""
+
+    creator: IOpenSSLClientConnectionCreator
+
+    def clientConnectionForTLS(self, protocol: Any) -> SSL.Connection:  # noqa: N802 - named by Twisted
+        def verify(_: SSL.Connection, certificate: crypto.X509, error: int, depth: int, good: int) -> bool:
+            if not good:
+                whose = "its certificate" if depth == 0 else f"the certificate of {certificate.get_subject().CN or 'its authority'}"
+                problem = BadCertificate(f"{whose} {_REASONS.get(error, f'is not good (OpenSSL error {error})')}")
+                protocol.failVerification(Failure(problem))  # type: ignore[no-untyped-call]
+            return bool(good)
+
+        connection = self.creator.clientConnectionForTLS(protocol)
+        connection.set_verify(connection.get_verify_mode(), verify)
+        return connection
 
 
 _ANYONE = CertificateOptions(raiseMinimumTo=TLSVersion.TLSv1_2)

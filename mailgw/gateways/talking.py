@@ -5,6 +5,7 @@ from math import inf
 from typing import Any
 
 from attrs import frozen
+from OpenSSL import SSL
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -19,8 +20,22 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailgw.gateways.logging_in import Login
+from mailgw.gateways.next_hop import NotReached
 from mailgw.smtp.client import BadReply, ClientSession
-from mailgw.smtp.client_events import Asked, ContentWanted, Event, Finished, Ready, Refused, TlsAgreed, TlsRefused
+from mailgw.smtp.client_events import (
+    Asked,
+    Challenged,
+    ContentWanted,
+    Event,
+    Finished,
+    LoggedIn,
+    LoginRefused,
+    Ready,
+    Refused,
+    TlsAgreed,
+    TlsRefused,
+)
 from mailgw.smtp.framing import Nature
 from mailgw.values.address import Address
 from mailgw.values.content import Content
@@ -30,15 +45,6 @@ from mailgw.values.reply import Reply
 __all__ = ["NotReached", "Security", "Talk"]
 
 _HANDSHAKE = 60.0  # seconds
-
-
-class NotReached(Exception):
-    """No session could be had; ``reply`` is what the server or we say about it."""
-
-    def __init__(self, reply: Reply, handshake_failed: bool = False) -> None:
-        super().__init__(str(reply))
-        self.reply = reply
-        self.handshake_failed = handshake_failed
 
 
 @frozen
@@ -68,12 +74,14 @@ class Talk(Protocol):
         idle: float,
         gone: Callable[["Talk"], None],
         deadline: float = inf,
+        login: Login | None = None,
     ) -> None:
         self.messages = 0  # handed over so far
         self.ready: Deferred[None] = Deferred(self._cancelled)
         self._session = session
         self._clock = clock
         self._security = security
+        self._login = login
         self._idle = idle
         self._gone: Callable[[Talk], None] | None = gone
         self._waiting: Deferred[Any] | None = self.ready
@@ -159,8 +167,7 @@ class Talk(Protocol):
         if self._timer and self._timer.active():
             self._timer.cancel()
         if self._handshaking:
-            text = reason.getErrorMessage().replace("\n", " ")
-            self._fail(NotReached(Reply(451, "4.7.5", f"TLS handshake failed: {text}"), handshake_failed=True))
+            self._fail(NotReached(Reply(451, "4.7.5", f"TLS handshake failed: {_in_words(reason)}"), handshake_failed=True))
         elif self._waiting is self.ready:
             self._fail(NotReached(Reply(421, "4.4.2", f"connection lost while waiting for {self._session.awaits}")))
         self._handle(self._session.lost("connection lost"))
@@ -182,6 +189,12 @@ class Talk(Protocol):
                 case TlsAgreed():
                     assert self._security
                     self._start_tls(self._security)
+                case Challenged(challenge) if self._login:
+                    self._respond(self._login, challenge)
+                case LoggedIn():
+                    self._succeed(None)
+                case LoginRefused() if self._login:
+                    self._no_login(self._login.refused(event))
                 case Refused(reply):
                     self._fail(NotReached(reply))
         if self._session.is_over and not self._session.patience:
@@ -198,7 +211,7 @@ class Talk(Protocol):
             or not (security.required or session.extensions.starttls)
             or (refused and not security.required)
         ):
-            self._succeed(None)
+            self._log_in_or_ready()
         elif refused or not session.extensions.starttls:
             text = f"TLS is required, but refused: {refused}" if refused else "TLS is required, but not offered"
             self._fail(NotReached(Reply(451, "4.7.4", text)))
@@ -211,6 +224,31 @@ class Talk(Protocol):
         self._steps = -1
         self._direct = None
         self.transport.startTLS(security.creator)  # type: ignore[union-attr]
+
+    # ── Login ──
+
+    def _log_in_or_ready(self) -> None:
+        if self._login is None:
+            self._succeed(None)
+            return
+        try:
+            self._login.begin(self._session, self.transport)
+        except NotReached as problem:
+            self._no_login(problem)
+        else:
+            self._write(self._session.take())
+
+    def _respond(self, login: Login, challenge: bytes) -> None:
+        def say(response: bytes | str) -> None:
+            if not self._is_lost:
+                login.say(self._session, response)
+                self._handle([])
+
+        login.respond(challenge).addCallback(say)
+
+    def _no_login(self, problem: NotReached) -> None:
+        self._fail(problem)
+        self.close()
 
     # ── Content ──
 
@@ -317,3 +355,10 @@ class Talk(Protocol):
         waiting, self._waiting = self._waiting, None
         if waiting:
             waiting.errback(problem)
+
+
+def _in_words(reason: Failure) -> str:
+    problem = reason.value
+    if isinstance(problem, SSL.Error) and problem.args and isinstance(problem.args[0], list):
+        return ", ".join(words for _, _, words in problem.args[0]) or "no reason given"  # OpenSSL's own list
+    return reason.getErrorMessage().replace("\n", " ")

@@ -10,6 +10,8 @@ from mailgw.values.reply import Reply
 
 __all__ = ["Transaction"]
 
+# RFC 4954 §6: about us, not about the message, and for the administrator to put right: no sender is to get a bounce for it.
+_ABOUT_LOGIN = frozenset({530, 534, 535, 538})
 _DEFAULT_RCPTMAX = 100  # RFC 5321 §4.5.3.1.8: what every server must take
 
 
@@ -138,6 +140,8 @@ class Transaction:
 
     def refuse(self, recipients: list[Recipient], reply: Reply) -> None:
         """Note a refusal, 4yz or 5yz, for some recipients."""
+        if reply.code in _ABOUT_LOGIN:
+            reply = Reply(454, "4.7.0", f"server wants us to log in: {reply}")
         outcome = never(reply, self._peer) if reply.is_permanent else later(reply, self._peer)
         for recipient in recipients:
             self.outcomes[recipient.address] = outcome
