@@ -252,6 +252,10 @@ class StoreFull(StoreUnavailable):
     """No room left on the disk; nothing was kept. The peer hears 452 4.3.1."""
 
 
+class StoreDamaged(StoreUnavailable):
+    """What lies on the disk is not what was written there; nothing was kept. The peer hears 451 4.3.0."""
+
+
 class IQueueStore(Interface):
     """A durable queue. All methods but `leased` raise StoreUnavailable, having changed nothing.
 

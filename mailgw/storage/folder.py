@@ -43,6 +43,11 @@ class Folder:
         """Where the big messages lie."""
         return self.path / "content"
 
+    @property
+    def suspect(self) -> Path:
+        """A file that is there where the database was found damaged while it was used; it says what was found."""
+        return self.path / "queue.db.suspect"
+
     def own(self) -> None:
         """Make the folder if needed, lock it for this process and empty ``incoming/``. Raises FolderInUse, OSError."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -52,10 +57,14 @@ class Folder:
         except BlockingIOError:
             self.disown()
             raise FolderInUse(f"{self.path} is in use by another mailgw") from None
-        for folder in (self.content, self.incoming):
-            folder.mkdir(mode=0o700, exist_ok=True)
+        self.make()
         for leftover in self.incoming.iterdir():
             leftover.unlink()
+
+    def make(self) -> None:
+        """Make what is missing in the folder. Raises OSError."""
+        for folder in (self.content, self.incoming):
+            folder.mkdir(mode=0o700, exist_ok=True)
         os.close(os.open(self.database, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite would take its mode from the umask
         sync(self.path)
 

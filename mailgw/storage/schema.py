@@ -23,6 +23,7 @@ __all__ = [
     "RECIPIENT_COLUMNS",
     "STATES",
     "STATE_NUMBERS",
+    "TABLE_NAMES",
     "connect",
     "connect_read_only",
     "content_of",
@@ -87,6 +88,8 @@ _TABLES = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {VERSION}",
 )
+
+TABLE_NAMES = {"counter", "destination", "message", "recipient", "queue"}
 
 ENVELOPE_COLUMNS = (
     "arrived, sender_local_part, sender_domain, body, smtputf8, requiretls, ret, envid, session, listener, client_ip, helo, login, tags"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from time import time
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -19,10 +20,13 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
-from mailgw.interfaces import IQueueDesk, IQueueStore, StoreFull, StoreUnavailable
+from mailgw.interfaces import IQueueDesk, IQueueStore, StoreDamaged, StoreFull
 from mailgw.storage import statements as sql
+from mailgw.storage.damage import damage, highest_number, mark, set_aside
 from mailgw.storage.desk import TABLES, Desk, selecting, teach_folding
+from mailgw.storage.destinations import Destinations
 from mailgw.storage.folder import Folder
+from mailgw.storage.housekeeping import remove_strays, tidy
 from mailgw.storage.leases import Leases
 from mailgw.storage.room import Room
 from mailgw.storage.schema import (
@@ -50,10 +54,8 @@ _SettleItem = tuple[Sequence[Settlement], Sequence[Notice]]
 _TellItem = tuple[Selection, Order, str, int]
 
 _TELL_AT_ONCE = 2000  # recipients looked at in one transaction, so that mail need not wait long for an operator
-_FEW_DESTINATIONS = 10_000  # up to here, unused ones are not worth a sweep
 _ROW = 16384  # octets that a message takes beside its content, at most two pages
 _TIDY_EVERY = 1000  # settling transactions
-_TIDY_PAGES = 500  # given back to the file system at once
 
 
 @implementer(IQueueStore, IQueueDesk)
@@ -67,10 +69,6 @@ class SqliteStore:
         self._reactor = reactor
         self._leases = Leases()
         self._last_message, self._last_recipient = database.execute(sql.COUNTER).fetchone()
-        self._destinations: dict[Destination, int] = {}
-        self._names: dict[int, Destination] = {}
-        self._know_destinations()
-        self._sweep_at = _FEW_DESTINATIONS
         self._settled = 0
         teach_folding(database)
         self._desk = Desk(folder, self._leases)
@@ -78,23 +76,36 @@ class SqliteStore:
         self._readers = ThreadPool(0, 1, "mailgw-desk")
         self._readers.threadFactory = partial(threading.Thread, daemon=True)  # type: ignore[assignment]
         self._readers.start()
-        self._writer = Writer(database, reactor)
+        self._writer = Writer(database, reactor, self._trouble)
+        self._destinations = Destinations(database, self._writer)
+        self.set_aside = ""  # what was wrong with the database that was here before, and where it is now
+        self.damage = ""  # what is wrong with this one
+        self.tell_damage: Callable[[str], object] = lambda _: None
         self._closed = False
 
     @classmethod
-    def open(cls, folder: Path, reactor: IReactorFromThreads, min_free: int = 0, base: int = 0) -> "SqliteStore":
+    def open(
+        cls, folder: Path, reactor: IReactorFromThreads, min_free: int = 0, base: int = 0, start_new: bool = False
+    ) -> "SqliteStore":
         """Take the folder into possession, making it if it is not there; what was leased in an earlier process is waiting.
 
         New mail leaves ``min_free`` octets of the file system to what happens to the mail that is there.
         In a new folder, message numbers begin after ``base``. ``reactor`` is used for `callFromThread` only. Raises FolderInUse if
-        another process owns the folder, StoreUnavailable if its database is damaged, of a newer mailgw or not ours.
+        another process owns the folder, StoreUnavailable if its database is of a newer mailgw or not ours, StoreDamaged if it is
+        damaged; with ``start_new`` it is then moved into a folder of its own and a new one is made (`set_aside` says so).
         """
         where = Folder(Path(folder).absolute())
         try:
             where.own()
         except OSError as problem:
             raise translated(problem, where.path) from problem
+        aside = None
         try:
+            found = damage(where)
+            if found:
+                if not start_new:
+                    raise StoreDamaged(f"{where.database} is damaged: {found}")
+                base, aside = highest_number(where, base, time()), set_aside(where)
             database = connect(where.database, base)
             try:
                 database.execute(sql.SWEEP_DESTINATIONS)
@@ -105,7 +116,9 @@ class SqliteStore:
         except Exception as problem:
             where.disown()
             raise translated(problem, where.database) from problem
-        store._readers.callInThread(store._remove_strays, store._last_message)
+        if aside is not None:
+            store.set_aside = f"{aside.name}: {found}"
+        store._readers.callInThread(remove_strays, where, store._desk, store._last_message)
         return store
 
     @property
@@ -196,6 +209,13 @@ class SqliteStore:
         # Nobody has these leases: without this, the mail would lie still until the next start.
         self._writer.ask(partial(self._release, parcels)).addErrback(lambda _: None)  # a store that is closed has no leases
 
+    def _trouble(self, problem: Exception) -> None:
+        if isinstance(problem, StoreDamaged) and not self.damage:
+            self.damage = str(problem)
+            with suppress(OSError):  # a disk that takes nothing more
+                mark(self._folder, self.damage)
+            self.tell_damage(self.damage)
+
     def _read(self, question: Callable[[], _Result]) -> "Deferred[_Result]":
         self._writer.check()
         return deferToThreadPool(self._reactor, self._readers, question)
@@ -203,8 +223,7 @@ class SqliteStore:
     # ── In the writer's thread, inside a transaction ──
 
     def _put(self, items: Sequence[_PutItem]) -> Sequence[Put]:
-        if len(self._destinations) > self._sweep_at:
-            self._sweep_destinations()
+        self._destinations.sweep()
         messages: list[tuple[Any, ...]] = []
         rows: list[tuple[Any, ...]] = []
         leased: list[tuple[int, int]] = []
@@ -222,7 +241,7 @@ class SqliteStore:
             queued: dict[Destination, list[Queued]] = {}
             for recipient, destination in recipients:
                 self._last_recipient += 1
-                number, where = self._last_recipient, self._destination(destination)
+                number, where = self._last_recipient, self._destinations.number(destination)
                 rows.append((number, message, where, state, envelope.arrived, hold, *recipient_row(recipient)))
                 if not hold:
                     leased.append((number, where))
@@ -258,7 +277,7 @@ class SqliteStore:
         self._writer.after_commit(partial(leases.end, settled))
         self._settled += 1
         if self._settled % _TIDY_EVERY == 0:
-            self._writer.after_commit(self._tidy)
+            self._writer.after_commit(partial(tidy, self._database))
         notices = [notice for _, notices in items for notice in notices]
         if not notices:
             return [()] * len(items)
@@ -274,7 +293,7 @@ class SqliteStore:
             settlement.due,
             settlement.attempts,
             settlement.delay_told,
-            None if destination is None else self._destination(destination),
+            None if destination is None else self._destinations.number(destination),
             settlement.recipient,
         )
 
@@ -319,36 +338,7 @@ class SqliteStore:
             self._database.execute(sql.RETRY, (numbers,))
         return len(told), upto if part else -1
 
-    def _destination(self, destination: Destination) -> int:
-        number = self._destinations.get(destination)
-        if number is None:
-            number = self._database.execute(sql.ADD_DESTINATION, destination).lastrowid
-            assert number is not None
-            self._destinations[destination] = number
-            self._names[number] = Destination(*destination)
-            self._writer.after_rollback(self._know_destinations)
-        return number
-
-    def _know_destinations(self) -> None:
-        self._names = {number: Destination(gateway, next_hop) for gateway, next_hop, number in self._database.execute(sql.DESTINATIONS)}
-        self._destinations = {destination: number for number, destination in self._names.items()}
-
-    def _sweep_destinations(self) -> None:
-        self._writer.after_rollback(self._know_destinations)
-        self._database.execute(sql.SWEEP_DESTINATIONS)
-        self._know_destinations()
-        self._sweep_at = max(_FEW_DESTINATIONS, 2 * len(self._destinations))
-
     # ── In the writer's thread, between transactions ──
-
-    def _tidy(self) -> None:
-        """Give some of the room that a passed crowd took back to the file system, when more than half is free."""
-        with suppress(sqlite3.Error):  # it is only a kindness, and is tried again
-            (free,) = self._database.execute("PRAGMA freelist_count").fetchone()
-            (pages,) = self._database.execute("PRAGMA page_count").fetchone()
-            if free > max(pages // 2, 2 * _TIDY_PAGES):
-                # `execute` would stop after the first page.
-                self._database.executescript(f"PRAGMA incremental_vacuum({_TIDY_PAGES})")
 
     def _waiting(self) -> Mapping[Destination, float]:
         waiting: dict[Destination, float] = {}
@@ -356,7 +346,7 @@ class SqliteStore:
             if due is not None and self._leases.at(number):
                 due = next((row[0] for row in self._free(number, float("inf"))), None)
             if due is not None:
-                waiting[self._names[number]] = due
+                waiting[self._destinations.name(number)] = due
         return waiting
 
     def _free(self, destination: int, now: float) -> Iterable[tuple[float, int, int]]:
@@ -365,7 +355,7 @@ class SqliteStore:
         return (row for row in self._database.execute(sql.IN_ORDER, (destination, now)) if row[2] not in leases)
 
     def _lease(self, destination: Destination, now: float, limit: int) -> Sequence[Parcel]:
-        where = self._destinations.get(destination)
+        where = self._destinations.find(destination)
         if where is None or limit < 1:
             return []
         taken: list[tuple[int, int]] = []
@@ -395,13 +385,3 @@ class SqliteStore:
     def _release(self, parcels: Sequence[Parcel]) -> None:
         self._leases.end([queued.number for parcel in parcels for queued in parcel.queued])
 
-    # ── In the readers' thread ──
-
-    def _remove_strays(self, last_message: int) -> None:
-        """Remove files that a crash left without a row; numbers above ``last_message`` are being given out now."""
-        with suppress(OSError, StoreUnavailable):  # the next start tries again
-            numbers = [int(file.name) for file in self._folder.content.iterdir() if file.name.isdigit()]
-            old = [number for number in numbers if number <= last_message]
-            for start in range(0, len(old), 500):
-                for number in self._desk.missing(old[start : start + 500]):
-                    self._folder.remove(number)

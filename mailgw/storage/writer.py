@@ -48,8 +48,12 @@ _Writes = dict[Callable[[Sequence[Any]], Sequence[Any]], list[_Job]]
 class Writer:
     """Owns a connection (``isolation_level=None``, ``check_same_thread=False``) and the thread that writes through it."""
 
-    def __init__(self, database: sqlite3.Connection, reactor: IReactorFromThreads) -> None:
+    def __init__(
+        self, database: sqlite3.Connection, reactor: IReactorFromThreads, trouble: Callable[[Exception], object] = lambda _: None
+    ) -> None:
+        """``trouble`` is called on the reactor's side with each problem, before whoever asked for the work hears of it."""
         self._database = database
+        self._trouble = trouble
         self._reactor = reactor
         # On the reactor's side:
         self._writes: _Writes = {}
@@ -150,6 +154,8 @@ class Writer:
 
     def _tell(self, answers: list[_Answer]) -> None:
         for answer, result, unheard, problem in answers:
+            if problem is not None:
+                self._trouble(problem)
             if answer.called:  # cancelled meanwhile
                 if unheard is not None and problem is None and not self._closed:
                     unheard(result)

@@ -135,7 +135,7 @@ class TestSqliteStore(QueueStoreContract):
         [
             pytest.param("PRAGMA user_version = 99", "newer mailgw: it has schema 99, this one knows 1", id="newer"),
             pytest.param("PRAGMA application_id = 7", "not a mailgw queue", id="not ours"),
-            pytest.param("DROP TABLE counter", "no such table", id="not whole"),
+            pytest.param("DROP TABLE counter", "damaged: it has no counter", id="not whole"),
             pytest.param(None, "queue.db: file is not a database", id="no database"),
         ],
     )
@@ -283,13 +283,13 @@ class TestSqliteStore(QueueStoreContract):
         assert pump.run(store.stats()) == {}
 
     def test_unused_destinations_are_forgotten(self, store, pump):
-        store._sweep_at = 3
+        store._destinations.sweep_at = 3
         kept = self.keep(store, pump, "a@example.org")
         for number in range(10):
             to = self.to("a@example.org", at=Destination("g", f"hop{number}"))
             put = pump.run(store.put(self.envelope(), SMALL, to))
             pump.run(store.settle(self.settled(put.parcels[0], State.DELIVERED)))
-        assert store._sweep_at > 3
+        assert store._destinations.sweep_at > 3
         assert store._database.execute("SELECT count(*) FROM destination").fetchone()[0] < 11
         pump.run(store.release(kept.parcels))
         assert pump.run(store.waiting()) == {self.mx: 1000.0}

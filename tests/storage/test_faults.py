@@ -1,0 +1,296 @@
+"""Damaged, full and read-only: what the embedded queue does when its disk fails."""
+
+import random
+import shutil
+import sqlite3
+
+import pytest
+
+from mailgw.interfaces import StoreDamaged, StoreFull, StoreUnavailable
+from mailgw.storage.room import Room
+from mailgw.storage.sqlite import SqliteStore
+from mailgw.testing.stores import Pump
+from mailgw.values.address import Address
+from mailgw.values.content import Content
+from mailgw.values.delivery import Destination, Envelope, Recipient
+from mailgw.values.ledger import Selection, Settlement, State
+
+HERE = Destination("mailboxes")
+ENVELOPE = Envelope(sender=Address.parse("anna@example.com"), arrived=1000.0)
+TO = [(Recipient(Address.parse("bert@example.org")), HERE)]
+PAGE = 8192
+
+
+@pytest.fixture
+def pump():
+    return Pump()
+
+
+def put_all(store, pump, number, size=3000):
+    content = Content.of(b"x" * size)
+    return [pump.run(store.put(ENVELOPE, content, TO)) for _ in range(number)]
+
+
+def messages_of(store, pump):
+    return {entry.message for entry in pump.run(store.find(Selection(limit=1_000_000)))}
+
+
+def delivered(put):
+    return [Settlement(put.message, one.number, State.DELIVERED, "") for parcel in put.parcels for one in parcel.queued]
+
+
+@pytest.fixture
+def crashed(tmp_path, pump):
+    """A folder as a crash leaves it: part of 60 messages in the database, part of them in its log, one in a file."""
+    store = SqliteStore.open(tmp_path / "alive", pump)
+    put_all(store, pump, 40)
+    pump.run(store._writer.ask(lambda: store._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()))
+    received = store.incoming / "x"
+    received.write_bytes(b"y" * 300_000)
+    pump.run(store.put(ENVELOPE, Content(received, 300_000), TO))
+    put_all(store, pump, 19)
+    folder = tmp_path / "state"
+    shutil.copytree(tmp_path / "alive", folder, ignore=shutil.ignore_patterns("*-shm"))
+    pump.run(store.close())
+    return folder
+
+
+def overwrite(path, offset, data):
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def drop_header(folder):
+    (folder / "queue.db-wal").unlink(missing_ok=True)  # it has the first page, too
+    overwrite(folder / "queue.db", 0, b"\xff" * 100)
+
+
+def drop_page(folder):
+    pages = (folder / "queue.db").stat().st_size // PAGE
+    overwrite(folder / "queue.db", (pages // 2) * PAGE, random.Random(1).randbytes(PAGE))
+
+
+def zero_page(folder):
+    overwrite(folder / "queue.db", 3 * PAGE, bytes(PAGE))
+
+
+def cut(folder):
+    # What the log brings back must not hide it: pages in the middle are only in the database.
+    with open(folder / "queue.db", "r+b") as file:
+        file.truncate(10 * PAGE)
+
+
+def empty(folder):
+    (folder / "queue.db").write_bytes(b"")
+
+
+def spoil_log_header(folder):
+    overwrite(folder / "queue.db-wal", 16, b"\xff" * 4)
+
+
+def spoil_log(folder):
+    overwrite(folder / "queue.db-wal", 32, random.Random(1).randbytes(3 * (24 + PAGE)))
+
+
+def fill_log_with_garbage(folder):
+    path = folder / "queue.db-wal"
+    path.write_bytes(random.Random(1).randbytes(path.stat().st_size))
+
+
+DAMAGES = [drop_header, drop_page, zero_page, cut, empty, spoil_log_header, spoil_log, fill_log_with_garbage]
+
+
+def files_of(folder):
+    # The index of the log is made anew whenever somebody looks.
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".db-shm"}
+
+
+@pytest.mark.parametrize("spoil", DAMAGES, ids=lambda one: one.__name__)
+def test_a_damaged_queue_does_not_start_and_stays_as_it_is(crashed, pump, spoil):
+    spoil(crashed)
+    before = files_of(crashed)
+    for _ in range(2):
+        with pytest.raises(StoreDamaged, match=r"queue\.db is damaged: \S+"):
+            SqliteStore.open(crashed, pump)
+    assert files_of(crashed) == before
+
+
+@pytest.mark.parametrize("spoil", DAMAGES, ids=lambda one: one.__name__)
+def test_a_damaged_queue_is_set_aside_whole(crashed, pump, spoil):
+    spoil(crashed)
+    before = files_of(crashed)
+    store = SqliteStore.open(crashed, pump, start_new=True)
+    (aside,) = crashed.glob("damaged-*")
+    assert store.set_aside.startswith(f"{aside.name}: ")
+    moved = files_of(aside)
+    assert moved == {name: data for name, data in before.items() if name != "lock"}
+    assert "content/41" in moved
+    assert messages_of(store, pump) == set()
+    (put,) = put_all(store, pump, 1)
+    assert put.message > 60
+    pump.run(store.close())
+    again = SqliteStore.open(crashed, pump)
+    assert again.set_aside == ""
+    assert messages_of(again, pump) == {put.message}
+    pump.run(again.close())
+    assert files_of(aside) == moved
+
+
+@pytest.mark.parametrize("base", [0, 3 * 10**12])
+def test_no_number_is_given_out_twice_even_if_nothing_can_be_read(tmp_path, pump, base):
+    store = SqliteStore.open(tmp_path, pump, base=base)
+    last = put_all(store, pump, 3)[-1].message
+    pump.run(store.close())
+    drop_header(tmp_path)
+    store = SqliteStore.open(tmp_path, pump, base=base, start_new=True)
+    assert last + 1_000_000 < put_all(store, pump, 1)[0].message < base + 10**11
+    pump.run(store.close())
+
+
+def test_what_a_crash_leaves_is_no_damage(crashed, pump):
+    store = SqliteStore.open(crashed, pump)
+    assert len(messages_of(store, pump)) == 60
+    pump.run(store.close())
+
+
+@pytest.mark.parametrize("octets", [1, PAGE, 2 * PAGE + 100])
+def test_a_torn_end_of_the_log_is_no_damage(crashed, pump, octets):
+    # The power was lost while a commit was written: nobody had heard 250 for it.
+    log = crashed / "queue.db-wal"
+    with open(log, "r+b") as file:
+        file.truncate(log.stat().st_size - octets)
+    store = SqliteStore.open(crashed, pump)
+    assert len(messages_of(store, pump)) >= 58
+    pump.run(store.close())
+
+
+def test_the_last_commit_unfinished_is_no_damage(crashed, pump):
+    log = crashed / "queue.db-wal"
+    overwrite(log, log.stat().st_size - 24 - PAGE, random.Random(1).randbytes(24 + PAGE))
+    pump.run(SqliteStore.open(crashed, pump).close())
+
+
+def test_a_log_whose_room_was_only_made_is_no_damage(tmp_path, pump):
+    store = SqliteStore.open(tmp_path, pump)
+    put_all(store, pump, 2)
+    pump.run(store.close())
+    (tmp_path / "queue.db-wal").write_bytes(bytes(32 + 24 + PAGE))
+    store = SqliteStore.open(tmp_path, pump)
+    assert len(messages_of(store, pump)) == 2
+    pump.run(store.close())
+
+
+def test_damage_that_is_found_while_running_is_told_once_and_remembered(tmp_path, pump):
+    store = SqliteStore.open(tmp_path, pump)
+    told = []
+    store.tell_damage = told.append
+    puts = put_all(store, pump, 60)
+    pump.run(store._writer.ask(lambda: store._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()))
+    pump.run(store.release([parcel for put in puts for parcel in put.parcels]))
+    # Another connection would go on with what it has in memory.
+    pump.run(store._writer.ask(lambda: store._database.execute("PRAGMA shrink_memory").fetchall()))
+    for page in range(3, (tmp_path / "queue.db").stat().st_size // PAGE):
+        overwrite(tmp_path / "queue.db", page * PAGE, b"\xff" * PAGE)
+    for _ in range(2):
+        with pytest.raises(StoreDamaged):
+            pump.run(store.lease(HERE, 1e12, 100))
+    assert len(told) == 1
+    assert "malformed" in told[0]
+    pump.run(store.close())
+    with pytest.raises(StoreDamaged, match="malformed"):
+        SqliteStore.open(tmp_path, pump)
+    store = SqliteStore.open(tmp_path, pump, start_new=True)
+    put_all(store, pump, 1)
+    pump.run(store.close())
+    pump.run(SqliteStore.open(tmp_path, pump).close())
+
+
+# ── Room ──
+
+
+class Disk:
+    """What `os.statvfs` says."""
+
+    f_frsize, f_files, f_favail = 4096, 1000, 900
+
+    def __init__(self, free):
+        self.f_bavail = free // 4096
+
+
+def test_room_is_what_is_free_without_the_reserve(tmp_path, monkeypatch):
+    now, told = [0.0], []
+    disk = {"free": 10 * 4096}
+    monkeypatch.setattr("os.statvfs", lambda path: Disk(disk["free"]))
+    room = Room(tmp_path, reserve=2 * 4096, seconds=lambda: now[0], tell=told.append)
+    assert room.has(8 * 4096)
+    assert not room.has(8 * 4096 + 1)
+    assert room.claim(5 * 4096)
+    assert not room.claim(4 * 4096)
+    assert room.left == 3 * 4096
+    now[0] = 1.0
+    assert room.left == 8 * 4096
+    disk["free"] = 4096
+    assert room.has(0)  # not looked at again yet
+    now[0] = 2.0
+    assert not room.has(0)
+    disk["free"] = 3 * 4096
+    assert told == [False]
+    now[0] = 3.0
+    assert room.has(4096)
+    assert told == [False, True]
+
+
+def test_a_disk_without_files_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(Disk, "f_favail", 3)
+    monkeypatch.setattr("os.statvfs", lambda path: Disk(10**9))
+    assert not Room(tmp_path).has(0)
+
+
+def test_new_mail_leaves_the_reserve_to_what_becomes_of_the_old(tmp_path, pump):
+    store = SqliteStore.open(tmp_path, pump)
+    puts = put_all(store, pump, 3)
+    store.room.reserve = 2**62
+    store.room.seconds = lambda: 1e12
+    with pytest.raises(StoreFull, match="min_free"):
+        put_all(store, pump, 1)
+    pump.run(store.settle(delivered(puts[0])))
+    assert len(messages_of(store, pump)) == 2
+    store.room.reserve, store.room.seconds = 0, lambda: 2e12
+    put_all(store, pump, 1)
+    assert len(messages_of(store, pump)) == 3
+    pump.run(store.close())
+
+
+# ── Read-only ──
+
+
+def test_read_only_refuses_and_recovers(tmp_path, pump):
+    store = SqliteStore.open(tmp_path, pump)
+    puts = put_all(store, pump, 2)
+
+    def read_only(on):
+        pump.run(store._writer.ask(lambda: store._database.execute(f"PRAGMA query_only = {on}").fetchall()))
+
+    read_only(1)
+    with pytest.raises(StoreUnavailable) as caught:
+        put_all(store, pump, 1)
+    assert type(caught.value) is StoreUnavailable
+    with pytest.raises(StoreUnavailable):
+        pump.run(store.settle(delivered(puts[0])))
+    assert store.leased() == 2
+    assert store.damage == ""
+    read_only(0)
+    pump.run(store.settle(delivered(puts[0])))
+    assert put_all(store, pump, 1)[0].message > puts[1].message
+    pump.run(store.close())
+
+
+def test_a_read_only_folder_does_not_start(tmp_path, pump):
+    pump.run(SqliteStore.open(tmp_path, pump).close())
+    database = sqlite3.connect(tmp_path / "queue.db")
+    database.close()
+    (tmp_path / "lock").unlink()
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(StoreUnavailable, match="lock"):
+        SqliteStore.open(tmp_path, pump)
