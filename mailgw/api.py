@@ -19,6 +19,7 @@ from mailgw.interfaces import (
     IIdentity,
     IMemory,
     IObserver,
+    IPostOffice,
     IRecipientPolicy,
     IRelayPolicy,
     IResolver,
@@ -26,6 +27,7 @@ from mailgw.interfaces import (
     ISenderPolicy,
     LookupFailed,
     MemoryUnavailable,
+    StoreUnavailable,
 )
 from mailgw.values.address import NULL, Address, BadAddress
 from mailgw.values.content import Content
@@ -89,6 +91,7 @@ __all__ = [
     "IIdentity",
     "IMemory",
     "IObserver",
+    "IPostOffice",
     "IPv4Address",
     "IPv4Network",
     "IPv6Address",
@@ -110,6 +113,7 @@ __all__ = [
     "SenderFacts",
     "Shipment",
     "Size",
+    "StoreUnavailable",
     "TlsFacts",
     "Verdict",
     "defer",

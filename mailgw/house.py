@@ -1,6 +1,7 @@
 """What the running gateway provides to its components: the fields that they ask for with `given`."""
 
 from datetime import datetime
+from random import SystemRandom
 from typing import Any
 
 from attrs import frozen
@@ -13,7 +14,9 @@ from mailgw.assemble import House, Identity
 from mailgw.config.model import Configuration
 from mailgw.dns.resolver import resolver
 from mailgw.gateways.dialing import Dialer
-from mailgw.interfaces import IClock, IDialer, IIdentity, IResolver
+from mailgw.interfaces import IClock, IDialer, IIdentity, IMemory, IPostOffice, IResolver
+from mailgw.queue.post_office import PostOffice
+from mailgw.storage.memory_sqlite import SqliteMemory
 
 __all__ = ["make_house"]
 
@@ -33,13 +36,16 @@ class SystemClock:
 def make_house(configuration: Configuration, reactor: Any) -> House:
     """The providers for what components ask with `given`."""
     server = configuration.server
+    clock, identity = SystemClock(), Identity(server.hostname, server.postmaster)
     return {
         IAgent: Agent(  # type: ignore[no-untyped-call]
             reactor, connectTimeout=_CONNECT_TIMEOUT, pool=HTTPConnectionPool(reactor)  # type: ignore[no-untyped-call]
         ),
-        IClock: SystemClock(),
+        IClock: clock,
         IDialer: Dialer(reactor),
-        IIdentity: Identity(server.hostname, server.postmaster),
+        IIdentity: identity,
+        IMemory: SqliteMemory(server.state / "memory.db", reactor, clock),
+        IPostOffice: PostOffice(identity, clock, SystemRandom()),
         IResolver: resolver(reactor, server.resolvers),
         IReactorTime: reactor,
         IReactorThreads: reactor,

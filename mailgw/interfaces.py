@@ -194,8 +194,10 @@ class IMemory(Interface):
         if await self.memory.count(f"hourly:{login}", 1, 3600.0) > 200:
             return defer("enough for this hour")
 
-    Keys are texts that begin with a name of your own and ":". Where there is no more room, what ends soonest is forgotten.
-    Everything raises MemoryUnavailable where the memory cannot be reached.
+    Keys are texts that begin with a name of your own and ":", with up to 1,000 characters in all; texts have up to 65,536. Where there
+    is no more room, the names with the most keys forget what ends soonest: nobody can crowd out what others remember. Everything
+    raises MemoryUnavailable where the memory cannot be reached, and ValueError for what it never takes. A test gives an
+    `InProcessMemory`.
     """
 
     async def count(key: str, amount: int, lifetime: float) -> int:
@@ -224,6 +226,19 @@ class IMemory(Interface):
 
 class MemoryUnavailable(Exception):
     """The shared memory cannot be read or written now."""
+
+
+class IPostOffice(Interface):
+    """Sends a notice of our own making, from our postmaster::
+
+        await self.post_office.post(self.identity.postmaster, "the disk is nearly full", "Only 100 MB are left.")
+
+    Its reverse-path is the null one, and it says that it is automatic: no bounce and no autoresponder answers it. It goes through the
+    queue, so it is there after a restart. Take care that a stranger cannot make you send many.
+    """
+
+    async def post(recipient: Address, subject: str, text: str) -> int:
+        """Its number in the queue, where it is safe now. Raises StoreUnavailable."""
 
 
 class IGateways(Interface):

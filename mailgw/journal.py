@@ -28,6 +28,7 @@ __all__ = [
     "Introduced",
     "Journal",
     "Ordered",
+    "Posted",
     "Refused",
 ]
 
@@ -152,6 +153,16 @@ class Bounced:
     dsn: int  # the DSN's own queue number
     action: str  # "failed", "delayed", "delivered", "relayed", "expanded"
     to: str
+
+
+@frozen
+class Posted:
+    """A notice of our own making was queued."""
+
+    session: str
+    message: int
+    recipient: str
+    subject: str
 
 
 @frozen

@@ -267,6 +267,7 @@ class MailGateway(Service):
             command_timeout=listener.command_timeout,
             data_timeout=listener.data_timeout,
             message_timeout=listener.message_timeout,
+            session_timeout=listener.session_timeout,
             aliases=self._aliases.get(listener.name),
             xclient=listener.xclient,
             record=self._records.keep_record if self._records else None,
@@ -308,6 +309,7 @@ class MailGateway(Service):
             component.close()
         if self._admin is not None:
             await self._admin.stopService()
+        await self._memory.close()
         if self._store is not None:
             await self._store.close()
         if self._records is not None:

@@ -4,6 +4,7 @@
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from random import Random
 from typing import Any
 
 from twisted.internet.error import ConnectError
@@ -14,12 +15,25 @@ from zope.interface import implementer
 
 from mailgw.assemble import House, Identity
 from mailgw.config.model import Configuration
-from mailgw.interfaces import Answer, IClock, IDialer, IIdentity, IResolver, LookupFailed
+from mailgw.interfaces import (
+    Answer,
+    IClock,
+    IDialer,
+    IIdentity,
+    IMemory,
+    IPostOffice,
+    IResolver,
+    LookupFailed,
+    MemoryUnavailable,
+)
+from mailgw.queue.post_office import PostOffice
+from mailgw.storage.memory_in_process import InProcessMemory
 from mailgw.values.address import Address
 
 __all__ = ["still_house"]
 
 _POSTMASTER = Address("postmaster", "localhost")
+_NOTHING_KNOWN = "what policies remember is not looked at while mailgw is not running"
 WHY = "no network is used while mailgw is not running"
 
 
@@ -28,14 +42,18 @@ def still_house(configuration: Configuration | None = None) -> House:
     server = configuration.server if configuration is not None else None
     clock = Clock()
     clock.advance(time.time())
+    time_of_day = _TimeOfDay()
+    identity = Identity(server.hostname, server.postmaster) if server is not None else Identity("localhost", _POSTMASTER)
     return {
-        IClock: _TimeOfDay(),
+        IClock: time_of_day,
         IReactorTime: clock,
         IReactorThreads: _NoThreads(),
         IReactorProcess: _NoProcesses(),
         IResolver: _NoResolver(),
         IDialer: _NoDialer(),
-        IIdentity: Identity(server.hostname, server.postmaster) if server is not None else Identity("localhost", _POSTMASTER),
+        IMemory: InProcessMemory(time_of_day, trouble=MemoryUnavailable(_NOTHING_KNOWN)),
+        IPostOffice: PostOffice(identity, time_of_day, Random()),
+        IIdentity: identity,
     }
 
 

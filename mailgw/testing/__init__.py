@@ -1,5 +1,6 @@
 """For plugin authors: facts with defaults, a clock, a zone, dialogs, gateways with scripted outcomes, contract suites."""
 
+from mailgw.storage.memory_in_process import InProcessMemory
 from mailgw.testing.clock import StandingClock, at
 from mailgw.testing.facts import a_client, a_message, a_recipient, a_sender, a_shipment, an_address, an_envelope
 from mailgw.testing.gateways import ScriptedDomainGateway, ScriptedGateway
@@ -9,6 +10,7 @@ from mailgw.testing.threads import ThreadsAtOnce
 from mailgw.testing.zone import zone
 
 __all__ = [
+    "InProcessMemory",
     "MemoryServer",
     "ScriptedDomainGateway",
     "ScriptedGateway",
