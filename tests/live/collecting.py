@@ -106,18 +106,22 @@ class _Lines:
     """The whole lines that are added to a file, also when it has made way for a new one, as twistd's logs do."""
 
     def __init__(self, path):
-        self._path, self._file, self._rest = path, None, ""
+        self._path, self._inode, self._at, self._rest = path, 0, 0, b""
 
     def read(self):
-        lines = []
-        while self._path.exists():
-            if self._file is None:
-                self._file = self._path.open("rb")
-            text = self._file.read().decode(errors="replace")
-            *whole, self._rest = (self._rest + text).split("\n")
-            lines += whole
-            if os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
-                break
-            self._file.close()
-            self._file = None
-        return lines
+        if not self._path.exists():
+            return []
+        text = self._rest
+        with self._path.open("rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            if self._inode not in (0, inode):
+                for old in self._path.parent.glob(f"{self._path.name}.*"):
+                    if old.stat().st_ino == self._inode:
+                        text += old.read_bytes()[self._at :]
+                self._at = 0
+            self._inode = inode
+            file.seek(self._at)
+            new = file.read()
+            self._at += len(new)
+        *lines, self._rest = (text + new).split(b"\n")
+        return [line.decode(errors="replace") for line in lines]

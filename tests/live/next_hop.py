@@ -9,9 +9,11 @@ Prints its port. Each recipient of a message it takes gets a line in the ledger 
 import argparse
 import os
 import random
+import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 from letters import recognised
 from processes import SmtpSink
@@ -25,6 +27,19 @@ FAULTS = {
     "body": (0.02, "drop"),
     ".": (0.05, "451 4.3.0 disk slow"),
 }
+
+
+@contextmanager
+def next_hop(folder, slow, faults):
+    """Have one while the context lasts; gives its port and its ledger."""
+    ledger = folder / "ledger"
+    ledger.touch()
+    command = [sys.executable, __file__, ledger, "--slow", str(slow), "--faults", str(faults)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield int(process.stdout.readline()), ledger
+    finally:
+        process.communicate()
 
 
 def main():

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from mailgw.admin.client import Daemon
+
 BIN = Path(sys.executable).parent
 PATIENCE = 30.0  # seconds until something that must happen counts as not happening
 
@@ -73,6 +75,16 @@ class Gateway:
     def cli(self, *words):
         command = [BIN / "mailgw", "--config", self.file, *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+
+    def ask(self, operation, **arguments):
+        """One of the operations of the admin socket."""
+        with Daemon(self.folder / "state" / "admin.sock") as daemon:
+            return daemon.ask(operation, **arguments)
+
+    def waiting(self):
+        """How many recipients are in the queue."""
+        total = self.ask("queue_stats")["total"]
+        return total["waiting"] + total["held"]
 
     def client(self):
         return smtplib.SMTP("127.0.0.1", self.port, timeout=PATIENCE)

@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,12 +19,11 @@ from statistics import median
 import trustme
 from collecting import Log, Round, from_bounces, from_ledger, from_maildir
 from letters import Books
+from next_hop import next_hop
 from processes import free_port, gateway_in, wait_until
 from rich.console import Console
 from rich.table import Table
 from traffic import Traffic
-
-from mailgw.admin.client import Daemon
 
 LISTEN = """\
 starttls = "offer"
@@ -70,6 +68,7 @@ type = "discard"
 type = "smarthost"
 address = "127.0.0.1:{hop}"
 tls = "never"
+max_idle = "2s"
 retry = ["1s", "2s"]
 [gateway.program]
 type = "pipe"
@@ -101,11 +100,6 @@ class Watch:
         self.began = time.monotonic()
         self.samples = []
 
-    def queue(self):
-        with Daemon(self.gateway.folder / "state" / "admin.sock") as daemon:
-            total = daemon.ask("queue_stats", limit=1)["total"]
-            return total["waiting"] + total["held"]
-
     def sample(self):
         pid = self.gateway.process.pid
         status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
@@ -114,7 +108,7 @@ class Watch:
             "MiB": int(status["VmRSS"].split()[0]) / 1024,
             "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
             "threads": int(status["Threads"]),
-            "queue": self.queue(),
+            "queue": self.gateway.waiting(),
             "owed": len(self.traffic.books.owed()),
             "messages": self.traffic.done["messages"],
             "log lines": self.log.lines,
@@ -133,17 +127,12 @@ class Watch:
 
 
 @contextmanager
-def the_house(folder, faults=1.0):
-    """A gateway with all its gateways, and a next hop that makes trouble."""
-    ledger = folder / "ledger"
-    ledger.touch()
-    command = [sys.executable, Path(__file__).parent / "next_hop.py", ledger, "--slow", "0.02", "--faults", str(faults)]
-    hop = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
+def the_house(folder):
+    """A gateway with all its gateways, and a next hop that makes trouble; gives it and the hop's ledger."""
+    with next_hop(folder, slow=0.02, faults=1.0) as (port, ledger):
         home = folder / "gateway"
         user = 'user = "root"' if os.geteuid() == 0 else ""
-        rest = REST.format(hop=int(hop.stdout.readline()), closed=free_port(), folder=home, user=user)
-        gateway = gateway_in(home, rest, listen=LISTEN)
+        gateway = gateway_in(home, REST.format(hop=port, closed=free_port(), folder=home, user=user), listen=LISTEN)
         trustme.CA().issue_cert("mx.example.org").private_key_and_cert_chain_pem.write_to_path(home / "pem")
         (home / "program").write_text(PROGRAM)
         (home / "program").chmod(0o700)
@@ -151,8 +140,6 @@ def the_house(folder, faults=1.0):
             (home / "program.mail" / name).mkdir(parents=True)
         with gateway:
             yield gateway, ledger
-    finally:
-        hop.communicate()
 
 
 def soak(folder, seconds, tell, margin=0.0):
@@ -188,13 +175,12 @@ def soak(folder, seconds, tell, margin=0.0):
                     tell(watch.sample())
             finally:
                 traffic.end()
-            with Daemon(home / "state" / "admin.sock") as daemon:
-                daemon.ask("queue_release", selection={"state": "held"})
-                daemon.ask("queue_drop", selection={"domain": "parked.example.org"})
+            gateway.ask("queue_release", selection={"state": "held"})
+            gateway.ask("queue_drop", selection={"domain": "parked.example.org"})
             problems = list(watch.growth(margin))
             with suppress(AssertionError):  # what is still there is told below
-                wait_until(lambda: not books.owed() and not watch.queue(), "the end of the queue", 60)
-            left = watch.queue()
+                wait_until(lambda: not books.owed() and not gateway.waiting(), "the end of the queue", 60)
+            left = gateway.waiting()
             # Idle clients' sessions end, kept connections are let go.
             with suppress(AssertionError):
                 wait_until(lambda: watch.sample()["descriptors"] <= at_rest["descriptors"] + 5, "rest", 60)
