@@ -68,6 +68,7 @@ class Server:
     resolvers: tuple[Annotated[tuple[str, int], parse_name_server], ...] = ()  # empty: /etc/resolv.conf
     soft_bounce: bool = False  # every 5yz is sent as 4yz
     min_free: Size = 64 * 2**20  # of the file system of ``state``: new mail is refused before it is full
+    damaged_queue: Literal["refuse", "start-new"] = "refuse"  # a database that is not whole: no start, or set aside
     shutdown_grace: Duration = 30.0  # how long running transactions and deliveries may take to end
     workers: int | Literal["auto"] = 1  # processes that share the listening sockets; "auto": one for each CPU that we may use
 
@@ -112,6 +113,7 @@ class Listener:
     command_timeout: Duration = 300.0
     data_timeout: Duration = 300.0  # between two pieces of content
     message_timeout: Duration = 3600.0  # for the whole content
+    session_timeout: Duration = 3600.0  # for commands without a message; each message begins it anew
 
     def is_implicit_tls(self, endpoint: str) -> bool:
         """Whether TLS begins with the first byte there."""

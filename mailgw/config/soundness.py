@@ -19,7 +19,7 @@ _COUNTS = ("max_recipients", "max_errors", "max_commands", "max_sessions", "max_
 _SIZES = ("max_message_size", "max_text_line")
 _BELIEVED = ("proxy", "xclient")
 _TOO_WIDE = {4: 8, 6: 7}  # prefix lengths: nobody owns more than 10.0.0.0/8 or fc00::/7
-_TIMES = ("command_timeout", "data_timeout", "message_timeout")
+_TIMES = ("command_timeout", "data_timeout", "message_timeout", "session_timeout")
 
 
 def _names(document: Mapping[str, Any], table: str) -> list[str]:

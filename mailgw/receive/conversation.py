@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from mailgw.interfaces import IIdentity, IQueueStore, StoreFull, StoreUnavailable
 from mailgw.journal import Accepted, Connected, Discarded, Disconnected, Fault, Held, Introduced, Journal, Refused
 from mailgw.receive.asking import Asked, Asker, Rules
-from mailgw.receive.intake import ENDLESS, NO_ROOM, Intake, Room
+from mailgw.receive.intake import ENDLESS, NO_ROOM, Intake, Memory, Room
 from mailgw.receive.introduction import greeted, introduced, together
 from mailgw.receive.telling import Ruling, Teller
 from mailgw.receive.trace import from_and_by, hops, received, starts_folded
@@ -52,6 +52,9 @@ class Wire(Protocol):
     async def more(self) -> None:
         """Send what the engine has to say, and wait until more has arrived. Raises Gone."""
 
+    async def drained(self) -> None:
+        """Send what the engine has to say, and wait until the client has read most of what was said. Raises Gone."""
+
     def within(self, seconds: float) -> None:
         """From here on, the client has so long to send what is waited for."""
 
@@ -79,9 +82,11 @@ class Reception:
     room: Room = ENDLESS  # on the disk
     kind: Literal["relay", "submission"] = "relay"
     max_hops: int = 50
-    command_timeout: float = 300.0  # seconds; RFC 5321 §4.5.3.2.7
+    command_timeout: float = 300.0  # seconds; for each whole command (RFC 5321 §4.5.3.2.7)
     data_timeout: float = 300.0  # between two pieces of content
     message_timeout: float = 3600.0  # for all content of a message
+    session_timeout: float = 3600.0  # for commands that bring no message; each message begins it anew
+    memory: Memory = field(factory=Memory)
     aliases: Mapping[str, tuple[Address, ...]] | None = None  # for EXPN
     xclient: tuple[Network, ...] = ()  # who may say for which client it speaks
     record: Callable[[Record], None] | None = None  # takes the decision records; None: none are made
@@ -128,6 +133,7 @@ class Conversation:
         self._accepted = 0  # messages
         self._findings = Findings()  # of client policies: they go with every transaction
         self._said: XClient | None = None
+        self._since = reception.clock.seconds()  # the greeting or the last message
 
     async def hold(self) -> None:
         """Talk until the session is over. What is to be said last is left in the engine."""
@@ -153,12 +159,14 @@ class Conversation:
         while True:
             if wire.closing and self._transaction is None:
                 raise Gone("shutdown")
-            if not engine.in_content:
-                wire.within(self._reception.command_timeout)
+            self._grant_time()
             event = engine.next_event()
             while event is None:
+                answered = engine.lines
                 await wire.more()
                 event = engine.next_event()
+                if event is None and (engine.in_content or engine.lines != answered):
+                    self._grant_time()
             if isinstance(event, Quit):
                 engine.answer(_BYE)
                 return "quit"
@@ -166,6 +174,15 @@ class Conversation:
                 self._note_refusal("session", Ruling("limits", event.reply))
                 return "refused"
             await _HANDLERS[type(event)](self, event)
+
+    def _grant_time(self) -> None:
+        # For a whole command, or the next piece of content; octets of half a command earn nothing.
+        reception, transaction = self._reception, self._transaction
+        now = reception.clock.seconds()
+        if transaction is not None and transaction.intake is not None:
+            self._wire.within(min(reception.data_timeout, transaction.content_since + reception.message_timeout - now))
+        elif not self._engine.in_content:  # a chunk that is refused has to come within the time of its command
+            self._wire.within(min(reception.command_timeout, self._since + reception.session_timeout - now))
 
     def _drop_transaction(self) -> None:
         transaction, self._transaction = self._transaction, None
@@ -260,6 +277,7 @@ class Conversation:
             self._engine.answer(_NO_ALIAS)
         else:
             self._engine.answer(Reply(250, "2.1.5", "\n".join(f"<{member}>" for member in members)))
+            await self._wire.drained()  # a short question with a long answer
 
     # ── The transaction ──
 
@@ -293,11 +311,13 @@ class Conversation:
             # <postmaster> is always taken and always somebody's (RFC 5321 §4.5.1).
             recipient = evolve(recipient, address=reception.identity.postmaster)
         address = recipient.address
-        if address in transaction.seen:
-            self._engine.answer(_RECIPIENT_OK)
-            return
-        if len(transaction.seen) >= reception.engine.max_recipients:
+        known = address in transaction.seen
+        transaction.repeated += known
+        if max(len(transaction.seen) + (not known), transaction.repeated) > reception.engine.max_recipients:
             self._refuse_recipient(Way(str(address), _TOO_MANY_RECIPIENTS), Ruling("limits", _TOO_MANY_RECIPIENTS))
+            return
+        if known:
+            self._engine.answer(_RECIPIENT_OK)
             return
         findings = transaction.findings
         facts = RecipientFacts(
@@ -369,9 +389,8 @@ class Conversation:
     async def _on_data(self, event: Data) -> None:
         reception, transaction = self._reception, self._transaction
         assert transaction is not None
-        transaction.intake = Intake(reception.incoming, reception.room)
+        transaction.intake = Intake(reception.incoming, reception.room, reception.memory)
         transaction.content_since = reception.clock.seconds()
-        self._wire.within(reception.data_timeout)
         self._engine.go_ahead()
 
     async def _on_piece(self, event: Piece) -> None:
@@ -386,8 +405,6 @@ class Conversation:
                 transaction.intake.discard()
                 transaction.disk_trouble = problem
         if not event.last:
-            left = transaction.content_since + reception.message_timeout - reception.clock.seconds()
-            self._wire.within(min(reception.data_timeout, left))
             return
         if event.problem is not None:
             self._refuse("data", Ruling("content", event.problem))
@@ -397,6 +414,7 @@ class Conversation:
         else:
             await self._take(transaction, transaction.intake, event.is_ascii)
         self._drop_transaction()
+        self._since = reception.clock.seconds()
 
     async def _take(self, transaction: Transaction, intake: Intake, is_ascii: bool) -> None:
         reception, findings = self._reception, transaction.findings

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mailgw.values.content import Content
 
-__all__ = ["ENDLESS", "IN_MEMORY", "NO_ROOM", "Intake", "Room"]
+__all__ = ["ENDLESS", "IN_MEMORY", "NO_ROOM", "Intake", "Memory", "Room"]
 
 IN_MEMORY = 256 * 1024  # octets of one message; what is larger goes to the disk as it comes
 
@@ -37,14 +37,24 @@ class _Endless:
 ENDLESS: Room = _Endless()
 
 
+class Memory:
+    """Octets in memory of all messages that are arriving at a listener: thousands of slow clients share them."""
+
+    def __init__(self, limit: int = 64 * 2**20) -> None:
+        """Make one; messages that find it used up go to the disk, however small."""
+        self.left = limit
+
+
 class Intake:
     """One message on its way in."""
 
-    def __init__(self, folder: Path, room: Room = ENDLESS) -> None:
+    def __init__(self, folder: Path, room: Room = ENDLESS, memory: Memory | None = None) -> None:
         """Make one; ``folder`` is where the file goes if there must be one, and ``room`` says how much may go there."""
         self._folder = folder
         self._room = room
+        self._memory = memory or Memory()
         self._pieces: list[bytes] = []
+        self._held = 0  # octets in memory
         self._size = 0
         self._path: Path | None = None
         self._file = -1
@@ -54,13 +64,15 @@ class Intake:
         self._size += len(data)
         if self._file < 0:
             self._pieces.append(data)
-            if self._size <= IN_MEMORY:
+            self._held += len(data)
+            self._memory.left -= len(data)
+            if self._size <= IN_MEMORY and self._memory.left >= 0:
                 return
             self._claim(self._size)
             self._file, name = mkstemp(prefix="message-", dir=self._folder)
             self._path = Path(name)
             data = b"".join(self._pieces)
-            self._pieces = []
+            self._let_go()
         else:
             self._claim(len(data))
         view = memoryview(data)
@@ -74,7 +86,9 @@ class Intake:
     def content(self) -> Content:
         """All of it. The store takes the file over; `discard` what it did not get. Raises OSError."""
         if self._path is None:
-            return Content.of(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))
+            whole = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            self._let_go()
+            return Content.of(whole)
         os.close(self._file)
         self._file = -2
         return Content(self._path, self._size)
@@ -83,7 +97,12 @@ class Intake:
         """Throw away what is left of it."""
         if self._file >= 0:
             os.close(self._file)
-        self._file, self._pieces = -1, []
+        self._file = -1
+        self._let_go()
         if self._path is not None:
             self._path.unlink(missing_ok=True)
             self._path = None
+
+    def _let_go(self) -> None:
+        self._memory.left += self._held
+        self._held, self._pieces = 0, []

@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailgw.journal import Refused
 from mailgw.receive.conversation import Conversation, Gone, Reception
 from mailgw.receive.peer import is_within, peer_of
 from mailgw.smtp.server import ServerEngine
@@ -33,8 +34,11 @@ from mailgw.values.reply import Reply
 __all__ = ["SmtpFactory", "SmtpProtocol"]
 
 _READ_AHEAD = 256 * 1024  # octets that may wait in the engine while a policy or the store is busy
+_HANDSHAKE = 60.0  # seconds for TLS
 _LINGER = 5.0  # seconds a client has to fetch our last words
 _SWEEP = 1.0  # seconds between looks at the deadlines
+_MOST_REFUSED = 100  # connections at a time that are told why they are refused; more are just closed
+_QUIET = 60.0  # seconds between two notes about refused connections
 _FULL = Reply(421, "4.3.2", "too many connections, try again later")
 _FULL_FOR_YOU = Reply(421, "4.7.0", "too many connections from your address")
 
@@ -70,9 +74,14 @@ class SmtpProtocol(Protocol):
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
         transport.registerProducer(self, True)
-        self.deadline = self.factory.reception.clock.seconds() + self.factory.reception.command_timeout
-        refusal = self.factory.enter(self, self._ip)
         tls = ISSLTransport.providedBy(transport)
+        self.within(min(self.factory.reception.command_timeout, _HANDSHAKE))
+        refusal = self.factory.enter(self, self._ip)
+        if refusal is not None and (tls or self.factory.is_flooded):
+            # A handshake would cost more than the session.
+            self.lingering = True
+            self.abort()
+            return
         trusted = self.factory.reception.xclient
         self._engine = ServerEngine(self.factory.reception.engine, tls, bool(trusted) and is_within(self._ip, trusted))
         if refusal is not None:
@@ -129,8 +138,7 @@ class SmtpProtocol(Protocol):
     def resumeProducing(self) -> None:  # noqa: N802
         """The client has read."""
         self._throttled = False
-        if self._waiter is not None and self._engine.buffered:
-            self._wake()
+        self._wake()
 
     def stopProducing(self) -> None:  # noqa: N802
         """The connection is gone; `connectionLost` does the rest."""
@@ -156,6 +164,15 @@ class SmtpProtocol(Protocol):
         self._waiter = Deferred()
         await self._waiter
 
+    async def drained(self) -> None:
+        """See `Wire`."""
+        self._flush()
+        while self._throttled:
+            if self._gone:
+                raise Gone(self._gone)
+            self._waiter = Deferred()
+            await self._waiter
+
     def within(self, seconds: float) -> None:
         """See `Wire`."""
         self.deadline = self.factory.reception.clock.seconds() + seconds
@@ -167,6 +184,7 @@ class SmtpProtocol(Protocol):
             raise Gone(self._gone)
         # From here all bytes go through TLS: what came in clear behind the command is gone (RFC 3207 §5).
         self._direct = False
+        self.within(min(self.factory.reception.command_timeout, _HANDSHAKE))
         self._engine.tls_started()
         self._handshake = Deferred()
         transport: Any = self.transport
@@ -285,14 +303,23 @@ class SmtpFactory(Factory):
         self._max_sessions = max_sessions
         self._max_per_client = max_sessions_per_client
         self._sessions: set[SmtpProtocol] = set()
-        self._by_client: Counter[IPv4Address | IPv6Address] = Counter()
+        self._refused: set[SmtpProtocol] = set()  # those of them that are only there to hear a refusal
+        self._by_client: Counter[IPv4Address | int] = Counter()
+        self._turned_away: Counter[Reply] = Counter()  # since it was noted last
+        self._last_away: IPv4Address | IPv6Address | None = None
+        self._noted = -_QUIET
         self._sweeper: IDelayedCall | None = None
         self._closing = False
 
     @property
     def sessions(self) -> int:
         """How many there are at this moment."""
-        return len(self._sessions)
+        return len(self._sessions) - len(self._refused)
+
+    @property
+    def is_flooded(self) -> bool:
+        """Whether too many hear a refusal at this moment."""
+        return len(self._refused) > _MOST_REFUSED
 
     def buildProtocol(self, addr: IAddress | None) -> Any:  # noqa: N802
         """Make one for a new connection."""
@@ -306,21 +333,29 @@ class SmtpFactory(Factory):
 
     def enter(self, protocol: SmtpProtocol, ip: IPv4Address | IPv6Address) -> Reply | None:
         """Count a session in; gives a 421 if there are too many."""
-        full = len(self._sessions) >= self._max_sessions or self._closing
+        full = self.sessions >= self._max_sessions or self._closing
         self._sessions.add(protocol)
-        self._by_client[ip] += 1
+        client = _who(ip)
+        self._by_client[client] += 1
         if self._sweeper is None:
             self._sweeper = self.reception.clock.callLater(_SWEEP, self._sweep)
-        if full:
-            return _FULL
-        return _FULL_FOR_YOU if self._by_client[ip] > self._max_per_client else None
+        if not full and self._by_client[client] <= self._max_per_client:
+            return None
+        refusal = _FULL if full else _FULL_FOR_YOU
+        self._refused.add(protocol)  # it must not take a place from others while it goes
+        if not self._closing:
+            self._turned_away[refusal] += 1
+            self._last_away = ip
+        return refusal
 
     def leave(self, protocol: SmtpProtocol, ip: IPv4Address | IPv6Address) -> None:
         """Count a session out."""
         self._sessions.discard(protocol)
-        self._by_client[ip] -= 1
-        if not self._by_client[ip]:
-            del self._by_client[ip]
+        self._refused.discard(protocol)
+        client = _who(ip)
+        self._by_client[client] -= 1
+        if not self._by_client[client]:
+            del self._by_client[client]
 
     def _sweep(self) -> None:
         # One timer for all: a look at 10,000 deadlines costs 1 ms, a timer for each session 6 µs and memory.
@@ -329,8 +364,18 @@ class SmtpFactory(Factory):
         late = [protocol for protocol in self._sessions if protocol.deadline < now]
         for protocol in late:
             protocol.time_out()
-        if self._sessions:
+        if self._turned_away and now >= self._noted + _QUIET:
+            self._note_turned_away(now)
+        if self._sessions or self._turned_away:
             self._sweeper = self.reception.clock.callLater(_SWEEP, self._sweep)
+
+    def _note_turned_away(self, now: float) -> None:
+        # One line a minute, however big the flood.
+        for refusal, count in self._turned_away.items():
+            why = f"{count} connection{'s' if count > 1 else ''} to {self.reception.listener} turned away, the last from {self._last_away}"
+            self.reception.journal.note(Refused("", "connect", refusal, "limits", why=why))
+        self._turned_away.clear()
+        self._noted = now
 
     async def stop(self, grace: float) -> None:
         """End all sessions: those between transactions now, the others when theirs is over, all after ``grace`` seconds."""
@@ -358,3 +403,8 @@ class SmtpFactory(Factory):
 def _fire(_: object, ended: "Deferred[None]") -> None:
     if not ended.called:
         ended.callback(None)
+
+
+def _who(ip: IPv4Address | IPv6Address) -> IPv4Address | int:
+    # An IPv6 client has a whole /64 to come from (RFC 6177).
+    return ip if isinstance(ip, IPv4Address) else int(ip) >> 64

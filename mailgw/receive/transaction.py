@@ -61,6 +61,7 @@ class Transaction:
     findings: Findings
     recipients: list[tuple[Recipient, Destination]] = field(factory=list)
     seen: set[Address] = field(factory=set)  # who heard 250
+    repeated: int = 0  # RCPT commands for them
     ways: list[Way] = field(factory=list)  # what became of each RCPT command
     is_told: bool = False  # its end is in the decision record
     intake: Intake | None = None

@@ -16,6 +16,7 @@ class LineBuffer:
         self._start = 0
         self._fix = fix
         self._skipping = False  # inside a line that was too long
+        self.skipped = 0  # octets of that line that are gone
 
     def __len__(self) -> int:
         return len(self._buffer) - self._start
@@ -47,12 +48,13 @@ class LineBuffer:
         if end < 0:
             if self._skipping or len(buffer) - start >= limit:
                 self._skipping = True
+                self.skipped += len(buffer) - start
                 # A CR may be half of the line end that is still to come.
                 self._buffer, self._start = b"\r" if buffer.endswith(b"\r") else b"", 0
             return None
         self._start = end + 1
         if self._skipping or end + 1 - start > limit:
-            self._skipping = False
+            self._skipping, self.skipped = False, 0
             raise BadLine("line is too long")
         if end > start and buffer[end - 1] == 13:
             line = buffer[start : end - 1]

@@ -36,6 +36,7 @@ __all__ = ["ServerEngine", "ServerSettings"]
 MAX_COMMAND = 2048  # RFC 5321 §4.5.3.1.4 says 512; SMTPUTF8, DSN and AUTH parameters add to it
 MAX_AUTH = 12288  # RFC 4954 §4
 _AT_ONCE = 64 * 1024  # octets of BDAT handed on in one piece
+_MAX_SKIPPED = 1024 * 1024  # octets of a line that is too long: after that its end is not waited for
 
 
 class ServerEngine:
@@ -50,6 +51,7 @@ class ServerEngine:
         self._introduced = False  # XCLIENT was said
         self._lines = LineBuffer(settings.fix_line_ends)
         self._out: list[bytes] = []
+        self.lines = 0  # that were complete so far
         self._errors = 0
         self._idle_commands = 0
         self._closing = False
@@ -125,7 +127,10 @@ class ServerEngine:
                 try:
                     line = self._lines.next_line(MAX_AUTH if self._in_auth else MAX_COMMAND)
                     if line is None:
+                        if self._lines.skipped > _MAX_SKIPPED:
+                            return self.close(answers.ENDLESS_LINE)
                         return None
+                    self.lines += 1
                     event = self._command(line)
                 except BadLine as problem:
                     self._say(Reply(500, "5.5.2", str(problem)))
@@ -290,6 +295,7 @@ class ServerEngine:
             # Where the chunk would end nobody knows: what follows must not be taken for commands.
             return self.close(Reply(521, "5.5.4", "syntax: BDAT size [LAST]"))
         self._chunk = Chunk(int(size), bool(last))
+        self._idle_commands += not self._chunk.left
         if self._mail is None:
             self._chunk.refusal = answers.NEED_MAIL
         elif not self._accepted:
