@@ -1,6 +1,6 @@
 """SCRAM as the client speaks it (RFC 5802, RFC 7677), with and without channel binding (RFC 5929, RFC 9266).
 
-Our own, because the library that serves passwords (scramp) knows no ``tls-exporter``, the only binding of TLS 1.3.
+Our own, because scramp knows no ``tls-exporter``, the only binding of TLS 1.3.
 """
 
 import hmac
@@ -10,10 +10,9 @@ from hashlib import new, pbkdf2_hmac
 from secrets import token_urlsafe
 
 from attrs import frozen
-from scramp import ScramException
-from scramp.utils import saslprep
 
 from mailgw.smtp.sasl_dialogue import BadChallenge, Dialogue, saslname
+from mailgw.smtp.saslprep import saslprep
 
 __all__ = ["ChannelBinding", "Scram"]
 
@@ -34,7 +33,7 @@ class Scram(Dialogue):
     """``SCRAM-SHA-1`` and ``SCRAM-SHA-256``, and with "-PLUS" behind; the server, too, must prove that it knows the password.
 
     ``binding``: that of the connection, also for the plain forms: then the server learns that we could have bound, and notices if
-    somebody has hidden its "-PLUS" from us (RFC 5802 §6). Raises ValueError for a password that SASLprep forbids.
+    somebody has hidden its "-PLUS" from us (RFC 5802 §6). Raises ValueError for a name or password that SASLprep forbids.
     """
 
     is_slow = True
@@ -52,17 +51,13 @@ class Scram(Dialogue):
         if plus and binding is None:
             raise ValueError(f"{mechanism} needs a channel binding")
         self._hash = _HASHES[mechanism.removesuffix("-PLUS")]
-        try:
-            self._password = saslprep(password).encode()
-            login = saslprep(login)
-        except ScramException:
-            raise ValueError("login or password has characters that SASLprep forbids") from None
+        self._password = saslprep(password).encode()
         if plus and binding:
             self._gs2, self._bound = f"p={binding.type},,", binding.data
         else:
             self._gs2, self._bound = ("y,,", b"") if binding else ("n,,", b"")
         self._nonce = nonce()
-        self._first = f"n={saslname(login)},r={self._nonce}"
+        self._first = f"n={saslname(saslprep(login))},r={self._nonce}"
         self._signature = b""  # the server's, as it must be
         self._step = self._prove
         self.initial = f"{self._gs2}{self._first}".encode()

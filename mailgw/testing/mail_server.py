@@ -8,6 +8,8 @@ from twisted.internet.interfaces import IPullProducer
 from twisted.internet.protocol import Factory, Protocol
 from zope.interface import implementer
 
+from mailgw.testing.logins import Logins, LoginSession
+
 __all__ = ["BROKEN", "DROP", "SILENCE", "Endless", "MailServer", "Taken"]
 
 DROP = "drop"  # in ``replies``: close the connection instead of answering; as ``tls``: agree to STARTTLS, then close
@@ -52,6 +54,7 @@ class MailServer(Factory):
     offers: tuple[str, ...] = _OFFERS
     lmtp: bool = False
     tls: Any = None  # an IOpenSSLServerConnectionCreator for STARTTLS, or `BROKEN`, `DROP`, `SILENCE`
+    logins: Logins | None = None  # who may send mail, after AUTH; None: everybody, without
     heard: list[str] = field(factory=list)  # all commands
     taken: list[Taken] = field(factory=list)
     sessions: list[Any] = field(factory=list)
@@ -89,6 +92,7 @@ class _Session(Protocol):
         self._is_new = False  # no octet of the content has come yet
         self._endless = b""
         self._is_silent = False
+        self._login: LoginSession | None = None
         self.in_tls = False
 
     def connectionMade(self) -> None:  # noqa: N802
@@ -134,9 +138,19 @@ class _Session(Protocol):
         server = self._server
         server.heard.append(line)
         verb = line.split(" ")[0].upper()
+        if self._login and self._login.is_asking:
+            self._say("AUTH", self._login.go_on(line))
+            return
         match verb:
+            case "AUTH" if server.logins:
+                self._login = LoginSession(server.logins, self.transport)
+                self._say(line, self._login.begin(line))
+            case "MAIL" if server.logins and not (self._login and self._login.is_done):
+                self._say(line, "530 5.7.0 log in first")
             case "EHLO" | "LHLO":
                 offers = [*server.offers, *(["STARTTLS"] if server.tls and not self.in_tls else [])]
+                if server.logins:
+                    offers.append(f"AUTH {' '.join(server.logins.mechanisms)}")
                 lines = ["mail.example", *offers]
                 text = "\r\n".join(f"250{'-' if n < len(lines) - 1 else ' '}{offer}" for n, offer in enumerate(lines))
                 self._say(line, text)
