@@ -1,0 +1,212 @@
+"""Why was that? Records found again and told, by the real command over real files."""
+
+import json
+from itertools import count
+
+import pytest
+from click.testing import CliRunner
+from twisted.internet.task import Clock
+
+from mailgw.admin.cli import main
+from mailgw.admin.stories import Filter, Stories
+from mailgw.api import Evidence, proceed, quarantine, reject
+from mailgw.journal import Bounced, Delayed, Delivered
+from mailgw.observe.records import Records
+from mailgw.policies.relay import Permit
+from mailgw.receive.asking import Asked, Rules
+from mailgw.testing.server import MemoryServer
+from mailgw.values.reply import Reply
+
+OURS = Permit(to=frozenset({"example.org"}), name="ours")
+
+
+class Colour:
+    """Refuses green senders and holds red ones."""
+
+    def check_sender(self, facts):
+        if facts.sender.local_part == "green":
+            grounds = (Evidence("colour", "green", "TXT example.com"),)
+            return reject("no green mail", why="green is not taken", evidence=grounds, remedy="another colour")
+        return proceed(why="colour is fine")
+
+    def check_content(self, facts):
+        return quarantine("red is odd") if facts.sender.local_part == "red" else proceed()
+
+
+class Watcher:
+    def check_recipient(self, facts):
+        return reject("blue is too much") if facts.sender.local_part == "blue" else proceed()
+
+
+@pytest.fixture
+def state(tmp_path):
+    """A state folder with the records of a few sessions, as the gateway writes them."""
+    clock = Clock()
+    kept = Records(tmp_path / "records", clock, 1e12, 2**24)
+    numbers = count(1)
+    colour = Asked("colour", Colour(), where="mailgw.toml:7")
+    watcher = Asked("watcher", Watcher(), where="mailgw.toml:9", observed=True)
+    server = MemoryServer(permits=[], record=kept.keep_record, reference=lambda: f"REF{next(numbers):02}")
+    clock.advance(server.clock.seconds())
+    relay = (Asked("permit to @ours", OURS, where="mailgw.toml:3"),)
+    object.__setattr__(server.reception, "rules", Rules(sender=(colour,), relay=relay, recipient=(watcher,), content=(colour,)))
+    for sender, recipient in [("green", "b@example.org"), ("red", "b@example.org"), ("blue", "b@example.org"), ("blue", "x@example.net")]:
+        talk = server.connect()
+        for step in ["EHLO c", f"MAIL FROM:<{sender}@example.com>", f"RCPT TO:<{recipient}>", "DATA"]:
+            if talk.say(step)[0] == "5":
+                break
+        else:
+            talk.say(b"Subject: x\r\n\r\nx\r\n.\r\n")
+        talk.say("QUIT")
+        server.clock.advance(60)
+    session = next(json.loads(line)["session"] for line in [*_lines(kept)] if '"message":2' in line)
+    kept.note(Delayed(session, 2, "b@example.org", "inside", "", Reply(451, "4.4.1", "no host"), 60.0))
+    clock.advance(60)
+    kept.note(Delivered(session, 2, "b@example.org", "inside", "192.0.2.9:25", Reply(250, "2.0.0", "ok"), 60.1))
+    kept.note(Bounced(session, 2, 3, "delayed", "blue@example.com"))
+    kept.close()
+    (tmp_path / "mailgw.toml").write_text(f'[server]\nhostname = "mx.example.org"\nstate = "{tmp_path}"\n')
+    return tmp_path
+
+
+def _lines(kept):
+    kept.write()
+    for path in kept.folder.glob("*.jsonl"):
+        yield from path.read_text().splitlines()
+
+
+def mailgw(state, *arguments):
+    return CliRunner().invoke(main, ["--config", str(state / "mailgw.toml"), *arguments])
+
+
+def test_a_refusal_by_a_policy_names_rule_line_fact_and_remedy(state):
+    result = mailgw(state, "explain", "REF01")
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert lines[0] == "550 5.7.1 no green mail [ref REF01]"
+    assert lines[1].startswith('Refused at MAIL by "colour", 2026-01-0')
+    assert lines[3:7] == [
+        "rule       colour, mailgw.toml:7",
+        "because    green is not taken",
+        "fact       colour: green  (TXT example.com)",
+        "otherwise  another colour",
+    ]
+    assert "client     192.0.2.99:40000 on listener mx, HELO c" in lines
+    assert "from       green@example.com" in lines
+
+
+@pytest.mark.parametrize("spelling", ["REF01", "ref01", "[ref REF01]", "ref REF01"])
+def test_a_reference_may_be_pasted_as_it_stands(state, spelling):
+    assert mailgw(state, "explain", spelling).output.startswith("550 5.7.1 no green mail")
+
+
+def test_relaying_denied_shows_the_rules_that_did_not_match(state):
+    output = mailgw(state, "explain", "REF02").output
+    assert "rule       permit to @ours does not match, mailgw.toml:3" in output
+    assert 'otherwise  a login, or a [[permit]] on "mx" with to = "example.net" or from_network = "192.0.2.99"' in output
+
+
+def test_a_message_is_told_with_its_deliveries(state):
+    lines = mailgw(state, "explain", "2").output.splitlines()
+    assert lines[0].startswith("Accepted as message 2, ")
+    assert "permitted  b@example.org by permit to @ours, mailgw.toml:3" in lines
+    assert "asked      colour at mail: proceed, 0.0 ms  (mailgw.toml:7)" in lines
+    assert "             colour is fine" in lines
+    assert "asked      watcher at rcpt about b@example.org: reject, only observed, 0.0 ms  (mailgw.toml:9)" in lines
+    later = [line.split(" ", 1)[0] for line in lines if " b@example.org by inside" in line or " DSN " in line]
+    assert later == ["later"] * 3
+
+
+def test_a_held_message_says_by_whom(state):
+    output = mailgw(state, "explain", "1").output
+    assert 'and held by "colour"' in output
+    assert "because    red is odd" in output
+
+
+def test_an_address_gives_all_its_stories(state):
+    found = json.loads(mailgw(state, "explain", "--json", "blue@example.com").output)["stories"]
+    assert [one["event"] for one in found] == ["accepted", "refused", "abandoned"]
+    assert len(found[0]["later"]) == 3
+
+
+@pytest.mark.parametrize("what", ["REF99", "77", "nobody@example.org", "NOSESSION"])
+def test_what_is_not_known_is_said(state, what):
+    result = mailgw(state, "explain", what)
+    assert result.exit_code == 1
+    assert f"nothing is known about {what}" in result.output
+
+
+FILTERS = {
+    "all": ([], 8),
+    "address": (["--address", "green@example.com"], 1),
+    "domain": (["--address", "@example.net"], 2),
+    "client": (["--client", "192.0.2.99"], 5),
+    "other-client": (["--client", "192.0.2.1"], 0),
+    "helo": (["--client", "c"], 5),
+    "event": (["--verdict", "held"], 1),
+    "verdict": (["--verdict", "quarantine"], 1),
+    "policy": (["--policy", "watcher"], 2),
+    "policy-that-refused": (["--policy", "permit"], 1),
+    "too-new": (["--since", "1s"], 0),
+    "both": (["--address", "@example.org", "--policy", "colour"], 2),
+}
+
+
+@pytest.mark.parametrize(("arguments", "expected"), FILTERS.values(), ids=FILTERS)
+def test_the_log_can_be_filtered(state, arguments, expected):
+    result = mailgw(state, "log", "--json", *arguments)
+    assert result.exit_code == 0
+    assert len([json.loads(line) for line in result.output.splitlines()]) == expected
+    assert len(mailgw(state, "log", *arguments).output.splitlines()) == expected
+
+
+def test_the_report_says_what_an_observing_policy_would_have_done(state):
+    answer = json.loads(mailgw(state, "policy", "report", "--json", "watcher").output)
+    assert {key: answer[key] for key in ("asked", "verdicts", "observed", "taken_all_the_same", "refused_by_others_too")} == {
+        "asked": 2,
+        "verdicts": {"proceed": 1, "reject": 1},
+        "observed": 1,
+        "taken_all_the_same": 1,
+        "refused_by_others_too": 0,
+    }
+    output = mailgw(state, "policy", "report", "watcher").output
+    assert "it only observes. Had it been enforced: 1 objections, 0 of them to what was refused anyway, 1 to what was taken" in output
+
+
+def test_a_policy_that_was_never_asked_has_no_report(state):
+    result = mailgw(state, "policy", "report", "nobody")
+    assert (result.exit_code, "know no answer" in result.output) == (1, True)
+
+
+def test_following_sees_what_is_written_from_now_on(state):
+    path = next((state / "records").glob("*.jsonl"))
+    line = path.read_bytes().splitlines()[0]
+
+    def more(_seconds):
+        with path.open("ab") as file:
+            file.write(line + b"\n" + line[:20])  # the second is not complete yet
+
+    follow = Stories(state / "records").follow(Filter(), more)
+    assert next(follow)["ref"] == "REF01"
+    with path.open("ab") as file:
+        file.write(line[20:] + b"\n")
+    assert next(follow)["ref"] == "REF01"
+
+
+def test_a_line_that_was_cut_off_is_passed_over(state):
+    path = next((state / "records").glob("*.jsonl"))
+    path.write_bytes(b'{"time": 1, "even\n' + path.read_bytes() + b'{"time": 1')
+    assert mailgw(state, "explain", "REF01").exit_code == 0
+
+
+def test_redacted_records_are_found_by_the_address_itself(tmp_path):
+    clock = Clock()
+    kept = Records(tmp_path / "records", clock, 1e12, 2**24, "local-parts")
+    server = MemoryServer(permits=[OURS], record=kept.keep_record)
+    talk = server.connect()
+    for step in ["EHLO c", "MAIL FROM:<ann@example.com>", "RCPT TO:<Ben@example.org>", "QUIT"]:
+        talk.say(step)
+    kept.close()
+    stories = Stories(tmp_path / "records")
+    assert len(stories.about("ben@example.org")) == 1
+    assert stories.about("cyd@example.org") == []
