@@ -37,6 +37,7 @@ from mailgw.receive.conversation import Reception
 from mailgw.receive.peer import is_within, peer_of
 from mailgw.receive.protocol import SmtpFactory
 from mailgw.receive.proxying import ProxyFactory
+from mailgw.safekeeping import condition_of, open_store
 from mailgw.smtp.answers import ServerSettings
 from mailgw.smtp.proxyline import LOCAL
 from mailgw.storage.sqlite import SqliteStore
@@ -169,7 +170,7 @@ class MailGateway(Service):
         configuration, parts, reactor = self._configuration, self._parts, self._reactor
         self._write_log = quicken(reactor)
         try:
-            self._store = store = SqliteStore.open(configuration.server.state, reactor, configuration.server.min_free)
+            self._store = store = open_store(configuration.server.state, configuration.server, reactor, self._journal)
         except StoreUnavailable as problem:
             _give_up(f"the queue in {configuration.server.state} cannot be opened: {problem}")
         self._dispatcher = dispatcher = Dispatcher(
@@ -332,7 +333,8 @@ class MailGateway(Service):
             for one in self._open
         }
         dispatcher = self._dispatcher.status() if self._dispatcher is not None else {}
-        return {"listeners": listeners, "dispatcher": dispatcher, "faults": self._faults.count}
+        store = condition_of(self._store, self._configuration.server.state) if self._store is not None else {}
+        return {"listeners": listeners, "store": store, "dispatcher": dispatcher, "faults": self._faults.count}
 
     def _summary(self) -> str:
         sessions = sum(one.door.inside.sessions for one in self._open if one.door.inside is not None)

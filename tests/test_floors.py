@@ -16,7 +16,7 @@ FLOORS = (
     {"smtp", "senderauth", "routing", "tls", "settings", "notify"},
     {"receive", "policies", "queue", "routes", "gateways", "storage", "login", "dns", "observe", "watchdog"},
     {"components", "config"},
-    {"assemble"},
+    {"assemble", "safekeeping"},
     {"tap", "service", "house", "demo", "workers", "admin", "console", "api", "testing", "uvloop_reactor"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

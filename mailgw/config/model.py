@@ -69,6 +69,7 @@ class Server:
     soft_bounce: bool = False  # every 5yz is sent as 4yz
     min_free: Size = 64 * 2**20  # of the file system of ``state``: new mail is refused before it is full
     damaged_queue: Literal["refuse", "start-new"] = "refuse"  # a database that is not whole: no start, or set aside
+    damaged_queue: Literal["refuse", "start-new"] = "refuse"  # a database that is not whole: no start, or set aside
     shutdown_grace: Duration = 30.0  # how long running transactions and deliveries may take to end
     workers: int | Literal["auto"] = 1  # processes that share the listening sockets; "auto": one for each CPU that we may use
 
