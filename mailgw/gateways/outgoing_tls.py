@@ -17,7 +17,6 @@ from twisted.internet.ssl import (
     optionsForClientTLS,
     trustRootFromCertificates,
 )
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgw.values.secret import Secret
@@ -121,43 +120,6 @@ def authorities_there(_: Any, attribute: "attrs.Attribute[Any]", trust: Path | N
 def _certificates(path: Path) -> list[Certificate]:
     end = b"-----END CERTIFICATE-----"
     return [Certificate.loadPEM(block + end) for block in path.read_bytes().split(end)[:-1]]
-
-
-class BadCertificate(Exception):
-    """The server's certificate is not good; the message says why."""
-
-
-# The commonest of OpenSSL's X509_V_ERR_...; all that OpenSSL itself says is "certificate verify failed".
-_REASONS = {
-    9: "is not valid yet",
-    10: "has expired",
-    18: "is signed by itself, not by an authority that is trusted",
-    19: "is signed by an authority that is not trusted",
-    20: "is signed by an authority that is not trusted",
-    21: "is signed by an authority that is not trusted",
-    23: "was revoked",
-    26: "is not meant for servers",
-}
-
-
-@implementer(IOpenSSLClientConnectionCreator)
-@frozen
-class _Explaining:
-    """Verifies as ``creator`` does; where that fails, the connection is lost with a `BadCertificate`."""
-
-    creator: IOpenSSLClientConnectionCreator
-
-    def clientConnectionForTLS(self, protocol: Any) -> SSL.Connection:  # noqa: N802 - named by Twisted
-        def verify(_: SSL.Connection, certificate: crypto.X509, error: int, depth: int, good: int) -> bool:
-            if not good:
-                whose = "its certificate" if depth == 0 else f"the certificate of {certificate.get_subject().CN or 'its authority'}"
-                problem = BadCertificate(f"{whose} {_REASONS.get(error, f'is not good (OpenSSL error {error})')}")
-                protocol.failVerification(Failure(problem))  # type: ignore[no-untyped-call]
-            return bool(good)
-
-        connection = self.creator.clientConnectionForTLS(protocol)
-        connection.set_verify(connection.get_verify_mode(), verify)
-        return connection
 
 
 _ANYONE = CertificateOptions(raiseMinimumTo=TLSVersion.TLSv1_2)

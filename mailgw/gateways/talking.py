@@ -6,6 +6,7 @@ from typing import Any
 
 from attrs import frozen
 from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -359,6 +360,10 @@ class Talk(Protocol):
 
 def _in_words(reason: Failure) -> str:
     problem = reason.value
+    if isinstance(problem, VerificationError):
+        return "its certificate is for another name"
     if isinstance(problem, SSL.Error) and problem.args and isinstance(problem.args[0], list):
-        return ", ".join(words for _, _, words in problem.args[0]) or "no reason given"  # OpenSSL's own list
+        words = ", ".join(what for _, _, what in problem.args[0]) or "no reason given"  # OpenSSL's own list
+        # Twisted keeps OpenSSL's reason to itself.
+        return words.replace("certificate verify failed", "its certificate has expired, or nobody whom we trust has signed it")
     return reason.getErrorMessage().replace("\n", " ")
