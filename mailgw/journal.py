@@ -16,6 +16,8 @@ from mailgw.values.reply import Reply
 
 __all__ = [
     "Accepted",
+    "BanLifted",
+    "Banned",
     "Bounced",
     "Connected",
     "Delayed",
@@ -27,6 +29,8 @@ __all__ = [
     "Held",
     "Introduced",
     "Journal",
+    "LoggedIn",
+    "LoginFailed",
     "Ordered",
     "Posted",
     "Refused",
@@ -49,6 +53,48 @@ class Introduced:
     session: str
     client: str  # "192.0.2.1:40000"
     login: str
+
+
+@frozen
+class LoggedIn:
+    """A client has proved who it is."""
+
+    session: str
+    client: str  # "192.0.2.1"
+    mechanism: str
+    login: str
+    listener: str
+
+
+@frozen
+class LoginFailed:
+    """An attempt to log in that came to nothing, unless the client itself gave it up. No proof is ever in it."""
+
+    session: str
+    client: str  # "192.0.2.1"
+    account: str  # the name that the client gave; empty: none was understood
+    mechanism: str
+    listener: str
+    reason: str  # for us, not for the peer
+
+
+@frozen
+class Banned:
+    """A network has failed to log in too often: for a while it may not try."""
+
+    session: str
+    client: str  # "192.0.2.1"
+    network: str  # "192.0.2.1/32"
+    failures: int
+    seconds: float
+
+
+@frozen
+class BanLifted:
+    """An operator let a banned network try again."""
+
+    session: str
+    network: str
 
 
 @frozen
