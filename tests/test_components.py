@@ -13,6 +13,7 @@ from zope.interface.verify import verifyClass
 import mailgw
 import twisted.plugins
 from mailgw.components import GROUP, POLICIES, BadComponent, build, catalogue, find
+from mailgw.credentials import IAccounts
 from mailgw.given import given_interface
 from mailgw.interfaces import IGateway, IObserver, IRecipientPolicy, IRelayPolicy, IRoute, ISenderPolicy
 from mailgw.policies.known_recipients import RecipientList
@@ -90,12 +91,12 @@ def declared() -> dict[str, str]:
 
 
 def test_all_our_components_are_declared() -> None:
-    """Whatever under policies/ and gateways/ keeps a public contract has an entry point; [[permit]] itself is no ``type``."""
+    """Whatever under policies/, gateways/ and login/ keeps a public contract has an entry point; [[permit]] itself is no ``type``."""
     found = set()
-    for path in [*(ROOT / "mailgw" / "policies").glob("*.py"), *(ROOT / "mailgw" / "gateways").glob("*.py")]:
+    for path in [path for room in ("policies", "gateways", "login") for path in (ROOT / "mailgw" / room).glob("*.py")]:
         name = f"mailgw.{path.parent.name}.{path.stem}"
         for thing in vars(importlib.import_module(name)).values():
-            contracts = (*POLICIES, IGateway, IRelayPolicy, IObserver)
+            contracts = (*POLICIES, IGateway, IRelayPolicy, IObserver, IAccounts)
             if isinstance(thing, type) and thing.__module__ == name and any(one.implementedBy(thing) for one in contracts):
                 found.add(f"{name}:{thing.__qualname__}")
     assert found - {"mailgw.policies.relay:Permit"} == set(declared().values())
@@ -108,10 +109,11 @@ def test_what_is_declared_is_installed() -> None:
 
 @pytest.mark.parametrize("name", declared())
 def test_our_components_keep_their_contracts(name: str) -> None:
-    cls = find(name, *POLICIES, IGateway)
-    for contract in [one for one in (*POLICIES, IGateway) if one.implementedBy(cls)]:
+    roles = (IAccounts,) if name.startswith("accounts.") else (*POLICIES, IGateway, IAccounts)
+    cls = find(name.removeprefix("accounts."), *roles)
+    for contract in [one for one in roles if one.implementedBy(cls)]:
         verifyClass(contract, cls)
-    common = {"timeout"} if any(one.implementedBy(cls) for one in POLICIES) else {"retry", "warn_after", "give_up", "connections"}
+    common = {"retry", "warn_after", "give_up", "connections"} if IGateway.implementedBy(cls) else {"timeout"}
     assert not settings_of(cls).keys() & (common | {"type"})
 
 
