@@ -1,0 +1,362 @@
+"""Does the domain allow this client to send in its name? RFC 7208, as a function of the facts and a resolver.
+
+`check_host` is the function of that name in §4. Its answer carries its evidence: the record, the way through includes and redirects, the
+mechanism that matched, and each DNS question with its answer.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any, Literal
+
+import idna
+from attrs import define, evolve, field, frozen
+
+from mailgw.interfaces import Answer, IResolver, LookupFailed
+from mailgw.senderauth.spf_macros import BadRecord, Unspeakable, expand, in_reverse, parse_macros
+from mailgw.senderauth.spf_record import Mechanism, SpfRecord, is_spf, parse_record
+
+__all__ = ["Result", "SpfAnswer", "SpfLookup", "SpfStep", "check_host", "reverse_name"]
+
+Result = Literal["none", "neutral", "pass", "fail", "softfail", "temperror", "permerror"]
+"""RFC 7208 §2.6."""
+
+_MOST_TERMS = 10  # that cause questions (§4.6.4)
+_MOST_VOID = 2  # questions without an answer (§4.6.4)
+_MOST_NAMES = 10  # of an MX or PTR answer (§4.6.4)
+_MOST_EXPLANATION = 400  # characters of a stranger's text
+
+_RESULTS: Mapping[str, Result] = {"+": "pass", "-": "fail", "~": "softfail", "?": "neutral"}
+
+IP = IPv4Address | IPv6Address
+
+
+@frozen
+class SpfStep:
+    """One term that was looked at."""
+
+    depth: int  # 0: the first record; includes and redirects go deeper
+    domain: str
+    term: str  # as it stands in the record
+    outcome: str  # "matches", "does not match: ...", ...
+
+
+@frozen
+class SpfLookup:
+    """One question to the DNS."""
+
+    name: str
+    kind: str
+    answer: str  # in words
+
+
+@frozen
+class SpfAnswer:
+    """The result and its grounds."""
+
+    result: Result
+    domain: str  # whose record was asked first
+    explanation: str = ""  # of the domain's owner (exp=), for "fail": ASCII, for the peer
+    problem: str = ""  # why it is none, temperror or permerror
+    mechanism: str = ""  # that decided
+    record: str = ""  # in which that stands
+    record_domain: str = ""
+    steps: tuple[SpfStep, ...] = ()
+    lookups: tuple[SpfLookup, ...] = ()
+
+
+class _TempError(Exception):
+    """The DNS does not answer now."""
+
+
+class _PermError(Exception):
+    """The records cannot be understood."""
+
+
+async def check_host(
+    resolver: IResolver, ip: IP, domain: str, sender: str, helo: str = "", receiver: str = "unknown", time: float = 0.0
+) -> SpfAnswer:
+    """Ask ``domain`` whether ``ip`` may send for it.
+
+    ``sender`` is the MAIL FROM identity, or ``postmaster@`` the HELO name for the HELO identity and for the null reverse-path
+    (§2.4). ``receiver`` is our own name and ``time`` in POSIX seconds: both are for explanations only. Never raises.
+    """
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    local_part, at, sender_domain = sender.rpartition("@")
+    if not at or not local_part:
+        local_part, sender_domain = "postmaster", sender_domain or domain
+    asking = _Asking(resolver, ip, local_part, sender_domain, helo, receiver, time)
+    try:
+        asked = _a_label(domain)
+    except ValueError as problem:
+        return SpfAnswer("none", domain, problem=str(problem))
+    try:
+        answer = await asking.check(asked, 0, True)
+    except _TempError as problem:
+        answer = SpfAnswer("temperror", asked, problem=str(problem))
+    except (_PermError, BadRecord) as problem:
+        answer = SpfAnswer("permerror", asked, problem=str(problem), record=asking.record, record_domain=asking.record_domain)
+    return evolve(answer, domain=asked, steps=tuple(asking.steps), lookups=tuple(asking.lookups))
+
+
+@define
+class _Asking:
+    """One evaluation, with what its limits count."""
+
+    resolver: IResolver
+    ip: IP
+    local_part: str
+    sender_domain: str
+    helo: str
+    receiver: str
+    time: float
+    terms: int = 0
+    void: int = 0
+    validated: list[str] | None = None  # the client's names that hold
+    record: str = ""  # the one that is being read
+    record_domain: str = ""
+    steps: list[SpfStep] = field(factory=list)
+    lookups: list[SpfLookup] = field(factory=list)
+
+    async def check(self, domain: str, depth: int, is_own: bool) -> SpfAnswer:
+        """§4.3 to §4.7. ``is_own``: its explanation counts, as it does not in an include (§6.2)."""
+        found = await self.ask(domain, "TXT", may_be_void=True)
+        texts = [text for text in found.records if is_spf(text)]
+        if not texts:
+            return SpfAnswer("none", domain, problem=f"{domain} has no SPF record")
+        self.record, self.record_domain = texts[0].decode("ascii", "replace"), domain
+        if len(texts) > 1:
+            raise _PermError(f"{domain} has {len(texts)} SPF records, and must have one (§4.5)")
+        try:
+            record = parse_record(texts[0])
+        except BadRecord as problem:
+            raise _PermError(f"the record of {domain} is not valid: {problem}") from None
+        for mechanism in record.mechanisms:
+            if await self.matches(mechanism, domain, depth):
+                self.step(depth, domain, mechanism.text, "matches")
+                self.record, self.record_domain = record.text, domain
+                result = _RESULTS[mechanism.qualifier]
+                explanation = await self.explain(record, domain) if result == "fail" and is_own else ""
+                return SpfAnswer(result, domain, explanation, "", mechanism.text, record.text, domain)
+        if record.redirect:
+            return await self.redirected(record, domain, depth, is_own)
+        return SpfAnswer("neutral", domain, "", "nothing in the record matches", "", record.text, domain)  # §4.7
+
+    async def redirected(self, record: SpfRecord, domain: str, depth: int, is_own: bool) -> SpfAnswer:
+        """§6.1."""
+        self.count(f"redirect={record.redirect}")
+        target = await self.target(record.redirect, domain)
+        self.step(depth, domain, f"redirect={record.redirect}", f"goes on at {target or 'no valid domain'}")
+        answer = await self.check(target, depth + 1, is_own) if target else None
+        if answer is None or answer.result == "none":
+            self.record, self.record_domain = record.text, domain
+            raise _PermError(f"redirect={record.redirect} leads to {target or 'no valid domain'}, which has no SPF record")
+        return answer
+
+    async def matches(self, mechanism: Mechanism, domain: str, depth: int) -> bool:
+        """§5."""
+        name = mechanism.name
+        if name == "all":
+            return True
+        if mechanism.network is not None:
+            found = self.ip in mechanism.network
+            if not found:
+                self.step(depth, domain, mechanism.text, f"does not match: {self.ip} is not in it")
+            return found
+        self.count(mechanism.text)
+        try:
+            target = await self.target(mechanism.domain, domain) if mechanism.domain else domain
+        except Unspeakable as problem:
+            self.step(depth, domain, mechanism.text, f"does not match: {problem}")
+            return False
+        if name == "include":
+            return await self.included(mechanism, target, domain, depth)
+        if not target:
+            self.step(depth, domain, mechanism.text, "does not match: it names no valid domain")
+            return False
+        matched = await _MECHANISMS[name](self, mechanism, target)
+        if not matched:
+            self.step(depth, domain, mechanism.text, f"does not match: {self.ip} is not among the answers")
+        return matched
+
+    async def included(self, mechanism: Mechanism, target: str, domain: str, depth: int) -> bool:
+        """§5.2."""
+        self.step(depth, domain, mechanism.text, f"asks {target or 'no valid domain'}")
+        outer = self.record, self.record_domain
+        answer = await self.check(target, depth + 1, False) if target else None
+        if answer is None or answer.result == "none":
+            self.record, self.record_domain = outer
+            raise _PermError(f"{mechanism.text} names {target or 'no valid domain'}, which has no SPF record (§5.2)")
+        self.record, self.record_domain = outer
+        if answer.result != "pass":
+            self.step(depth, domain, mechanism.text, f"does not match: {target} says {answer.result}")
+        return answer.result == "pass"
+
+    async def has_address(self, mechanism: Mechanism, target: str) -> bool:
+        """§5.3."""
+        return self.is_among(await self.addresses(target), mechanism)
+
+    async def has_mx(self, mechanism: Mechanism, target: str) -> bool:
+        """§5.4."""
+        found = await self.ask(target, "MX")
+        if len(found.records) > _MOST_NAMES:
+            raise _PermError(f"{mechanism.text}: {target} has {len(found.records)} MX records, more than {_MOST_NAMES} (§4.6.4)")
+        for _, host in sorted(found.records):
+            if host and self.is_among(await self.addresses(host), mechanism):
+                return True
+        return False
+
+    async def has_name(self, mechanism: Mechanism, target: str) -> bool:  # noqa: ARG002
+        """§5.5."""
+        target = target.lower()
+        return any(name == target or name.endswith(f".{target}") for name in await self.names())
+
+    async def is_there(self, mechanism: Mechanism, target: str) -> bool:  # noqa: ARG002
+        """§5.7: always A, whatever the client's address is."""
+        return bool((await self.ask(target, "A")).records)
+
+    def is_among(self, addresses: tuple[Any, ...], mechanism: Mechanism) -> bool:
+        """Whether the client is in the network of one of them."""
+        ip = self.ip
+        if isinstance(ip, IPv4Address):
+            return any(ip in IPv4Network((int(one), mechanism.prefix4), strict=False) for one in addresses)
+        return any(ip in IPv6Network((int(one), mechanism.prefix6), strict=False) for one in addresses)
+
+    async def addresses(self, name: str) -> tuple[Any, ...]:
+        return (await self.ask(name, "A" if isinstance(self.ip, IPv4Address) else "AAAA")).records
+
+    async def names(self) -> list[str]:
+        """The client's own names that lead back to its address, ten at most (§5.5)."""
+        if self.validated is None:
+            self.validated = []
+            try:
+                found = await self.ask(reverse_name(self.ip), "PTR")
+            except _TempError:  # §5.5: the mechanism then does not match
+                return self.validated
+            for name in found.records[:_MOST_NAMES]:
+                try:
+                    if self.ip in await self.addresses(name):
+                        self.validated.append(name.lower())
+                except _TempError:
+                    continue
+        return self.validated
+
+    # ── Names and macros ──
+
+    async def target(self, spec: str, domain: str) -> str:
+        """A domain-spec as a name, or "" where it is none (§4.8). Raises Unspeakable."""
+        text = await expand(parse_macros(spec), self.values(domain))
+        text = text.removesuffix(".")
+        while len(text) > 253 and "." in text:
+            text = text.partition(".")[2]  # §7.3: from the left
+        labels = text.split(".")
+        return text if text.isascii() and all(0 < len(label) < 64 for label in labels) else ""
+
+    def values(self, domain: str, in_explanation: bool = False) -> dict[str, str | Callable[[], Awaitable[str]]]:
+        """§7.2."""
+        local_part = self.local_part
+        known: dict[str, str | Callable[[], Awaitable[str]]] = {
+            "s": f"{local_part}@{self.sender_domain}",
+            "l": local_part,
+            "o": self.sender_domain,
+            "d": domain,
+            "i": in_reverse(self.ip),
+            "p": lambda: self.own_name(domain),
+            "v": "in-addr" if isinstance(self.ip, IPv4Address) else "ip6",
+            "h": self.helo,
+            "c": str(self.ip),
+            "r": self.receiver,
+            "t": str(int(self.time)),
+        }
+        if not local_part.isascii() and not in_explanation:
+            known["s"] = known["l"] = _unspeakable
+        return known
+
+    async def own_name(self, domain: str) -> str:
+        """``%{p}``: the domain itself, or a name below it, or any (§7.3)."""
+        names = await self.names()
+        below = [name for name in names if name.endswith(f".{domain.lower()}")]
+        if domain.lower() in names:
+            return domain.lower()
+        return (below or names or ["unknown"])[0]
+
+    async def explain(self, record: SpfRecord, domain: str) -> str:
+        """§6.2: where anything is wrong with it, there is none."""
+        if not record.exp:
+            return ""
+        try:
+            target = await self.target(record.exp, domain)
+            found = await self.ask(target, "TXT", may_be_void=True) if target else Answer(())
+            if len(found.records) != 1:
+                return ""
+            text = await expand(parse_macros(found.records[0].decode("ascii"), True), self.values(domain, True))
+        except (BadRecord, Unspeakable, _TempError, _PermError, UnicodeDecodeError):
+            return ""
+        return re.sub(r"[^ -~]", "?", text)[:_MOST_EXPLANATION]
+
+    # ── Questions and their limits ──
+
+    def count(self, term: str) -> None:
+        self.terms += 1
+        if self.terms > _MOST_TERMS:
+            raise _PermError(f"{term} is more than the {_MOST_TERMS} terms that may ask the DNS (§4.6.4)")
+
+    async def ask(self, name: str, kind: str, may_be_void: bool = False) -> Answer:
+        try:
+            answer = await self.resolver.lookup(name, kind)
+        except LookupFailed as problem:
+            self.lookups.append(SpfLookup(name, kind, f"try later: {problem}"))
+            raise _TempError(f"{kind} {name}: {problem}") from None
+        if answer.records:
+            said = ", ".join(_readable(one) for one in answer.records[: _MOST_NAMES + 1])
+        else:
+            said = "no such records" if answer.name_exists else "no such name"
+        self.lookups.append(SpfLookup(name, kind, said))
+        if not answer.records and not may_be_void:
+            self.void += 1
+            if self.void > _MOST_VOID:
+                raise _PermError(f"{kind} {name} is one of more than {_MOST_VOID} questions that had no answer (§4.6.4)")
+        return answer
+
+    def step(self, depth: int, domain: str, term: str, outcome: str) -> None:
+        self.steps.append(SpfStep(depth, domain, term, outcome))
+
+
+_MECHANISMS: Mapping[str, Callable[[_Asking, Mechanism, str], Awaitable[bool]]] = {
+    "a": _Asking.has_address,
+    "mx": _Asking.has_mx,
+    "ptr": _Asking.has_name,
+    "exists": _Asking.is_there,
+}
+
+
+async def _unspeakable() -> str:
+    raise Unspeakable("the local-part is not ASCII (RFC 8616 §4)")
+
+
+def reverse_name(ip: IP) -> str:
+    """The name that has the PTR records of an address."""
+    return ip.reverse_pointer
+
+
+def _a_label(domain: str) -> str:
+    """The domain in A-labels (RFC 8616 §4). Raises ValueError where it is no domain that could have a record (§4.3)."""
+    name = domain.removesuffix(".").lower()
+    if not name.isascii():
+        try:
+            name = idna.encode(name, uts46=True).decode()
+        except (idna.IDNAError, UnicodeError):
+            raise ValueError(f'"{domain}" is no domain') from None
+    labels = name.split(".")
+    if len(labels) < 2 or len(name) > 253 or not all(0 < len(label) < 64 for label in labels):
+        raise ValueError(f'"{domain}" is no domain that could have an SPF record (§4.3)')
+    return name
+
+
+def _readable(record: Any) -> str:
+    if isinstance(record, bytes):
+        return record.decode("ascii", "replace")
+    if isinstance(record, tuple):
+        return f"{record[0]} {record[1]}"
+    return str(record)
