@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from attrs import Factory, field, frozen
 
 from mailgw.config.lines import Lines
+from mailgw.login.throttle import Throttling
 from mailgw.problems import Place, Report
 from mailgw.queue.retry import Schedule
 from mailgw.settings import DERIVED, Context, Network, Part
@@ -68,7 +69,6 @@ class Server:
     resolvers: tuple[Annotated[tuple[str, int], parse_name_server], ...] = ()  # empty: /etc/resolv.conf
     soft_bounce: bool = False  # every 5yz is sent as 4yz
     min_free: Size = 64 * 2**20  # of the file system of ``state``: new mail is refused before it is full
-    damaged_queue: Literal["refuse", "start-new"] = "refuse"  # a database that is not whole: no start, or set aside
     damaged_queue: Literal["refuse", "start-new"] = "refuse"  # a database that is not whole: no start, or set aside
     shutdown_grace: Duration = 30.0  # how long running transactions and deliveries may take to end
     workers: int | Literal["auto"] = 1  # processes that share the listening sockets; "auto": one for each CPU that we may use
@@ -228,6 +228,7 @@ class Configuration:
     policy: Mapping[str, Policy]
     route: tuple[RouteRule, ...]
     gateway: Mapping[str, Gateway]
+    logins: Throttling
     records: RecordKeeping
     admin: Admin
 

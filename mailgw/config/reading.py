@@ -25,13 +25,14 @@ from mailgw.config.model import (
     parse_domain_pattern,
 )
 from mailgw.config.soundness import check_listener, check_metrics, check_permit, check_route, check_routes
+from mailgw.login.throttle import Throttling
 from mailgw.problems import BadConfiguration, Place, Problem, Report, nearest
 from mailgw.routes.patterns import tidy_pattern
 from mailgw.settings import Context, Network, Part, convert, fill, make
 
 __all__ = ["read", "read_text"]
 
-_TABLES = ("server", "tls", "domains", "networks", "accounts", "listen", "permit", "policy", "route", "gateway", "records", "admin")
+_TABLES = ("server", "tls", "domains", "networks", "accounts", "listen", "permit", "policy", "route", "gateway", "logins", "records", "admin")
 _TOML_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)\Z", re.DOTALL)
 
 
@@ -113,6 +114,7 @@ class _Reading:
             policy=policy,
             route=route,
             gateway=gateway,
+            logins=self.logins(),
             records=RecordKeeping(**self.values(RecordKeeping, "records")),
             admin=self.admin(server.state),
         )
@@ -333,6 +335,13 @@ class _Reading:
         if gateway.connections < 1:
             self.report.error((*at, "connections"), "must be at least 1")
         return gateway
+
+    def logins(self) -> Throttling:
+        table = self.document.get("logins", {})
+        if isinstance(table, dict):
+            return self.make(Throttling, table, ("logins",)) or Throttling()
+        self.report.error(("logins",), '"logins" is not a table: write [logins]', of=())
+        return Throttling()
 
     def admin(self, state: Path) -> Admin:
         values = self.values(Admin, "admin", has=("socket",))

@@ -8,13 +8,13 @@ Failures are counted three ways, so that no attacker can lock out the owner of a
 """
 
 import json
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
+import attrs
 from attrs import field, frozen
-from attrs.validators import ge, in_
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -37,19 +37,27 @@ _HOUR = 3600.0
 _TWENTY, _HUNDRED = Rate(20, _HOUR), Rate(100, _HOUR)
 
 
+def _between(least: int, most: int) -> Callable[[Any, "attrs.Attribute[int]", int], None]:
+    def check(_: Any, attribute: "attrs.Attribute[int]", value: int) -> None:
+        if not least <= value <= most:
+            raise ValueError(f"{attribute.name} must be {least} to {most}, not {value}")
+
+    return check
+
+
 @frozen(kw_only=True)
 class Throttling:
     """[logins]: how patient we are with wrong passwords; "unlimited" bans nobody, or slows nobody down."""
 
-    delay_after: int = field(default=3, validator=ge(1))  # failures of an account from one network, within the time of ban_after
+    delay_after: int = field(default=3, validator=_between(1, 1000))  # failures of an account from one network, within the time of ban_after
     delay: Duration = 1.0  # the first; it doubles with each further failure
     longest_delay: Duration = 30.0
     ban_after: Rate | None = _TWENTY  # failures of a network, whatever the accounts; 20 per hour
     ban: Duration = 3600.0
     slow_after: Rate | None = _HUNDRED  # failures of an account, whatever the networks; 100 per hour
     slow: Duration = 5.0
-    ipv4_prefix: int = field(default=32, validator=in_(range(8, 33)))  # who shares a network
-    ipv6_prefix: int = field(default=64, validator=in_(range(16, 129)))
+    ipv4_prefix: int = field(default=32, validator=_between(8, 32))  # who shares a network
+    ipv6_prefix: int = field(default=64, validator=_between(16, 128))
     allow: tuple[Network, ...] = ()  # from there nothing is counted
 
     @property
