@@ -344,7 +344,8 @@ def loopback() -> Iterator[Loopback]:
         port.stopListening()
     for server in loopback.servers:
         for session in server.sessions:
-            session.transport.abortConnection()  # those that do not read would never see the end
+            if session.transport.connected:
+                session.transport.abortConnection()  # those that do not read would never see the end
     loopback.clock.advance(11)
     loopback.turn_until(lambda: not reactor.getReaders()[1:] and not reactor.getDelayedCalls())
 
