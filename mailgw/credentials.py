@@ -21,12 +21,21 @@ __all__ = [
     "ISaslDialogue",
     "IScramProof",
     "ISubmitter",
+    "LoginRefused",
     "ScramVerifier",
 ]
 
 
 class AccountsUnavailable(Exception):
     """Nobody can say now whether the proof is good; the message says why. The peer hears 454 4.7.0, never 535."""
+
+
+class LoginRefused(Exception):
+    """A guard does not let the client try to log in; ``reply`` is what it hears."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
 
 
 @frozen

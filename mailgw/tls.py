@@ -1,8 +1,10 @@
 """Our certificates: read when they are needed, read again when their files change, so that no renewal needs a restart."""
 
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
 from OpenSSL.crypto import X509, PKey
@@ -13,7 +15,7 @@ from zope.interface import implementer
 
 from mailgw.values.secret import Secret
 
-__all__ = ["ServerTls"]
+__all__ = ["ServerTls", "certificate_of"]
 
 _LOOK_EVERY = 1.0  # seconds; a renewed certificate is in use that soon
 
@@ -24,10 +26,17 @@ _log = Logger(namespace="mailgw.tls")
 class ServerTls:
     """One [tls.NAME]: gives OpenSSL contexts for the server's side, TLS 1.2 and up (RFC 8996)."""
 
-    def __init__(self, certificate: Path, key: Secret, clock: IReactorTime) -> None:
-        """Read both files (PEM; the certificate first, then its chain). Raises OSError and ValueError."""
+    def __init__(
+        self, certificate: Path, key: Secret, clock: IReactorTime, ask_clients: bool = False, client_ca: Path | None = None
+    ) -> None:
+        """Read the files (PEM; the certificate first, then its chain). Raises OSError and ValueError.
+
+        ``ask_clients``: for a certificate of their own, which they need not have; ``client_ca``: who signs those whose names count.
+        """
         self._certificate = certificate
         self._key = key
+        self._ask_clients = ask_clients
+        self._client_ca = client_ca
         self._clock = clock
         self._looked = clock.seconds()
         self._state = self._look()
@@ -50,7 +59,7 @@ class ServerTls:
 
     def _look(self) -> tuple[tuple[int, int], ...]:
         states = []
-        for path in (self._certificate, self._key.path):
+        for path in (self._certificate, self._key.path, self._client_ca):
             try:
                 status = path.stat() if path is not None else None
             except OSError:
@@ -62,6 +71,8 @@ class ServerTls:
         try:
             return self._load()
         except (ValueError, TypeError, SSL.Error) as problem:
+            if isinstance(problem, _BadClientCa):
+                raise
             why = "does not fit its key" if isinstance(problem, SSL.Error) else f"or its key {self._key} cannot be read: no usable PEM"
             raise ValueError(f"{self._certificate} {why}") from problem
 
@@ -73,4 +84,53 @@ class ServerTls:
         )
         context = options.getContext()
         context.check_privatekey()
+        if self._client_ca is not None:
+            _trust(context, self._client_ca)
+        if self._ask_clients or self._client_ca is not None:
+            context.set_verify(SSL.VERIFY_PEER, _note_verified)
         return context
+
+
+class _BadClientCa(ValueError):
+    pass
+
+
+def _trust(context: SSL.Context, path: Path) -> None:
+    try:
+        authorities = x509.load_pem_x509_certificates(path.read_bytes())
+    except ValueError:
+        raise _BadClientCa(f"{path} cannot be read: no certificates in PEM form") from None
+    trusted = context.get_cert_store()
+    assert trusted is not None
+    for one in authorities:
+        trusted.add_cert(X509.from_cryptography(one))
+        context.add_client_ca(X509.from_cryptography(one))
+
+
+_VERIFIED: "WeakKeyDictionary[SSL.Connection, bool]" = WeakKeyDictionary()
+
+
+def _note_verified(connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int) -> bool:  # noqa: ARG001
+    # Called for each certificate of the client's chain, and again for each fault. A certificate that nobody we trust has signed
+    # still shows a key, whose fingerprint an account may know: the handshake goes on.
+    _VERIFIED[connection] = _VERIFIED.get(connection, True) and bool(ok)
+    return True
+
+
+def certificate_of(connection: SSL.Connection) -> tuple[str, tuple[str, ...]] | None:
+    """What the client has shown: SHA-256 of its certificate in lower case hexadecimal, and its names; None: nothing.
+
+    Names are the rfc822Name and dNSName alternative names; none where no authority that we trust for this has signed it.
+    """
+    shown = connection.get_peer_certificate()
+    if shown is None:
+        return None
+    certificate = shown.to_cryptography()
+    fingerprint = certificate.fingerprint(SHA256()).hex()
+    if not _VERIFIED.get(connection, False):
+        return fingerprint, ()
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return fingerprint, (*names.get_values_for_type(x509.RFC822Name), *names.get_values_for_type(x509.DNSName))
+    except (x509.ExtensionNotFound, ValueError):  # ValueError: its extensions are malformed
+        return fingerprint, ()

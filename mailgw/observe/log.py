@@ -22,14 +22,15 @@ from twisted.logger import FileLogObserver, ILogObserver, LogEvent, LogLevel, fo
 from zope.interface import implementer
 
 from mailgw.interfaces import IObserver
-from mailgw.journal import Connected, Disconnected, Fault
+from mailgw.journal import Connected, Disconnected, Fault, LoggedIn, LoginFailed
 from mailgw.values.address import Address
 from mailgw.values.delivery import Recipient
 
 __all__ = ["Log", "line_of", "names_of", "quicken", "word_of"]
 
 MOST_ITEMS = 20  # of a list, then how many there are; each recipient has lines of its own when it is delivered
-_WORDS: dict[type, str] = {Connected: "connect", Disconnected: "disconnect"}
+_WORDS: dict[type, str] = {Connected: "connect", Disconnected: "disconnect", LoggedIn: "login", LoginFailed: "login-failed"}
+_SPOKEN: dict[type, str] = {LoginFailed: "login failed:"}  # in lines only: fail2ban reads it, so it stays as it is
 _PLAIN = re.compile(r"[!#-<>-\[\]-z|~]+\Z")  # no white space, no quote, no "=", no backslash, no brace
 _ODD = re.compile(r'["\\]|[^ -~]')
 _NAMES: dict[type, tuple[str, ...]] = {}
@@ -67,7 +68,7 @@ def _shape(kind: type) -> _Shape:
     values_of: Callable[[Any], Sequence[Any]] = lambda event: [getattr(event, name) for name in names]  # noqa: E731
     if len(names) > 1:
         values_of = attrgetter(*names)
-    shape = _SHAPES[kind] = (word_of(kind), names, values_of)
+    shape = _SHAPES[kind] = (_SPOKEN.get(kind) or word_of(kind), names, values_of)
     return shape
 
 

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from mailgw.interfaces import IIdentity, IQueueStore, StoreFull, StoreUnavailable
 from mailgw.journal import Accepted, Connected, Discarded, Disconnected, Fault, Held, Introduced, Journal, Refused
 from mailgw.receive.asking import Asked, Asker, Rules
+from mailgw.receive.authentication import ExchangeEnded, Logins, authenticate
 from mailgw.receive.intake import ENDLESS, NO_ROOM, Intake, Memory, Room
 from mailgw.receive.introduction import greeted, introduced, together
 from mailgw.receive.telling import Ruling, Teller
@@ -21,7 +22,24 @@ from mailgw.receive.trace import from_and_by, hops, received, starts_folded
 from mailgw.receive.transaction import Findings, Transaction
 from mailgw.routing import Found, Routing
 from mailgw.settings import Network
-from mailgw.smtp.events import Auth, Closing, Data, Expand, Hello, Mail, Piece, Quit, Rcpt, Reset, StartTls, XClient
+from mailgw.smtp.events import (
+    Auth,
+    AuthEnd,
+    AuthResponse,
+    Closing,
+    Data,
+    Event,
+    Expand,
+    Hello,
+    Mail,
+    Piece,
+    Quit,
+    Rcpt,
+    Reset,
+    StartTls,
+    XClient,
+)
+from mailgw.smtp.sasl import Channel
 from mailgw.smtp.server import ServerEngine, ServerSettings
 from mailgw.values.address import Address
 from mailgw.values.content import Content
@@ -58,6 +76,9 @@ class Wire(Protocol):
     def within(self, seconds: float) -> None:
         """From here on, the client has so long to send what is waited for."""
 
+    def channel(self) -> Channel:
+        """What the connection can prove about itself and its client."""
+
     async def start_tls(self) -> TlsFacts:
         """Send what the engine has to say in clear, then encrypt. Raises Gone."""
 
@@ -89,6 +110,7 @@ class Reception:
     memory: Memory = field(factory=Memory)
     aliases: Mapping[str, tuple[Address, ...]] | None = None  # for EXPN
     xclient: tuple[Network, ...] = ()  # who may say for which client it speaks
+    logins: Logins | None = None  # who lets clients log in; None: nobody can
     record: Callable[[Record], None] | None = None  # takes the decision records; None: none are made
     reference: Callable[[], str] | None = None  # makes the names of refusals; None: they have none
     asker: Asker = field(init=False)
@@ -112,7 +134,6 @@ _TROUBLE = Reply(451, "4.3.0", "local problem, try again later")
 _FULL = Reply(452, "4.3.1", "out of space, try again later")
 _LOOP = Reply(554, "5.4.6", "too many hops: this message is going in circles")
 _DISCARDED = Reply(250, "2.0.0", "ok")
-_NO_AUTH = Reply(454, "4.7.0", "authentication is not available now")
 _NO_ALIAS = Reply(550, "5.1.1", "no such list or alias")
 _IDLE = Reply(421, "4.4.2", "waited too long")
 _SHUTDOWN = Reply(421, "4.3.2", "shutting down")
@@ -159,21 +180,26 @@ class Conversation:
         while True:
             if wire.closing and self._transaction is None:
                 raise Gone("shutdown")
-            self._grant_time()
-            event = engine.next_event()
-            while event is None:
-                answered = engine.lines
-                await wire.more()
-                event = engine.next_event()
-                if event is None and (engine.in_content or engine.lines != answered):
-                    self._grant_time()
+            event = await self._next_event()
             if isinstance(event, Quit):
                 engine.answer(_BYE)
                 return "quit"
-            if isinstance(event, Closing):
-                self._note_refusal("session", Ruling("limits", event.reply))
-                return "refused"
             await _HANDLERS[type(event)](self, event)
+
+    async def _next_event(self) -> Event:
+        wire, engine = self._wire, self._engine
+        self._grant_time()
+        event = engine.next_event()
+        while event is None:
+            answered = engine.lines
+            await wire.more()
+            event = engine.next_event()
+            if event is None and (engine.in_content or engine.lines != answered):
+                self._grant_time()
+        if isinstance(event, Closing):
+            self._note_refusal("session", Ruling("limits", event.reply))
+            raise Gone("refused")
+        return event
 
     def _grant_time(self) -> None:
         # For a whole command, or the next piece of content; octets of half a command earn nothing.
@@ -240,6 +266,8 @@ class Conversation:
         else:
             self._client = greeted(self._client, event, self._said)
         self._from_and_by = ""
+        if event.esmtp and self._reception.logins is not None:
+            self._engine.offer(self._reception.logins.offers(self._client, self._wire.channel()))
         self._engine.answer(_HELLO)
 
     async def _on_xclient(self, event: XClient) -> None:
@@ -269,7 +297,24 @@ class Conversation:
         self._from_and_by = ""
 
     async def _on_auth(self, event: Auth) -> None:
-        self._refuse("auth", Ruling("login", _NO_AUTH))
+        logins = self._reception.logins
+        assert logins is not None  # else nothing was offered
+        login, reply = await authenticate(logins, self._client, self._wire.channel(), event, self._respond)
+        if reply.code == 421:
+            self._engine.close(reply)
+            raise Gone("refused")
+        if login:
+            self._client = evolve(self._client, login=login)
+            self._from_and_by = ""
+        self._engine.answer(reply)
+
+    async def _respond(self, challenge: bytes) -> bytes:
+        self._engine.challenge(challenge)
+        event = await self._next_event()
+        if isinstance(event, AuthResponse):
+            return event.response
+        assert isinstance(event, AuthEnd)
+        raise ExchangeEnded(event.reply)
 
     async def _on_expand(self, event: Expand) -> None:
         members = (self._reception.aliases or {}).get(event.name.strip("<>").lower())

@@ -25,8 +25,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgw.journal import Refused
+from mailgw.receive.channel import IN_CLEAR, channel_of
 from mailgw.receive.conversation import Conversation, Gone, Reception
 from mailgw.receive.peer import is_within, peer_of
+from mailgw.smtp.sasl import Channel
 from mailgw.smtp.server import ServerEngine
 from mailgw.values.facts import ClientFacts, TlsFacts
 from mailgw.values.reply import Reply
@@ -176,6 +178,11 @@ class SmtpProtocol(Protocol):
     def within(self, seconds: float) -> None:
         """See `Wire`."""
         self.deadline = self.factory.reception.clock.seconds() + seconds
+
+    def channel(self) -> Channel:
+        """See `Wire`."""
+        transport: Any = self.transport
+        return channel_of(transport.getHandle()) if self._engine.tls else IN_CLEAR
 
     async def start_tls(self) -> TlsFacts:
         """See `Wire`."""

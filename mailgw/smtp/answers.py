@@ -1,5 +1,7 @@
 """What the server engine says by itself, and the settings that decide what it offers."""
 
+from collections.abc import Sequence
+
 from attrs import frozen
 
 from mailgw.smtp.xclient import ATTRIBUTES
@@ -16,7 +18,7 @@ class ServerSettings:
     starttls: bool = False  # offered, while the connection is in clear
     require_tls: bool = False  # nothing but EHLO, STARTTLS, NOOP and QUIT before TLS (RFC 3207 §4)
     require_auth: bool = False  # no MAIL before AUTH (RFC 6409 §4.3)
-    mechanisms: tuple[str, ...] = ()  # SASL mechanisms offered under TLS
+    authenticates: bool = False  # there are accounts; which mechanisms are offered depends on the connection
     expands: bool = False  # EXPN is answered
     max_message_size: int = 52_428_800  # octets
     max_text_line: int = 65_536  # octets
@@ -27,10 +29,12 @@ class ServerSettings:
     soft_bounce: bool = False  # every 5yz is said as 4yz
 
 
-def hello(settings: ServerSettings, esmtp: bool, tls: bool, trusted: bool = False, introduced: bool = False) -> Reply:
+def hello(
+    settings: ServerSettings, esmtp: bool, tls: bool, mechanisms: Sequence[str] = (), trusted: bool = False, introduced: bool = False
+) -> Reply:
     """The answer to EHLO or HELO: only what is really honoured at this moment is offered.
 
-    ``trusted``: XCLIENT is; ``introduced``: it was said.
+    ``mechanisms``: those of SASL; ``trusted``: XCLIENT is; ``introduced``: it was said.
     """
     if not esmtp:
         return Reply(250, "", settings.hostname)
@@ -50,17 +54,17 @@ def hello(settings: ServerSettings, esmtp: bool, tls: bool, trusted: bool = Fals
         words.append("STARTTLS")
     if tls:
         words.append("REQUIRETLS")
-        if settings.mechanisms:
-            words.append(f"AUTH {' '.join(settings.mechanisms)}")
+    if mechanisms:
+        words.append(f"AUTH {' '.join(mechanisms)}")
     if trusted:
         words.append(f"XCLIENT {' '.join(ATTRIBUTES)}")
     return Reply(250, "", "\n".join(words))
 
 
-def commands(settings: ServerSettings, tls: bool) -> Reply:
+def commands(settings: ServerSettings, tls: bool, mechanisms: Sequence[str]) -> Reply:
     """The answer to HELP: the commands that can be of use at this moment."""
     words = ["EHLO", "HELO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "VRFY", "HELP", "QUIT"]
-    words += ["EXPN"] * settings.expands + ["STARTTLS"] * (settings.starttls and not tls) + ["AUTH"] * (tls and bool(settings.mechanisms))
+    words += ["EXPN"] * settings.expands + ["STARTTLS"] * (settings.starttls and not tls) + ["AUTH"] * bool(mechanisms)
     return Reply(214, "2.0.0", " ".join(words))
 
 
@@ -80,6 +84,11 @@ NEED_AUTH = Reply(530, "5.7.0", "authentication required")
 AUTH_NEEDS_TLS = Reply(538, "5.7.11", "authentication needs TLS")
 NOT_TRUSTED = Reply(550, "5.7.0", "you may not speak for others")
 TLS_FIRST = Reply(503, "5.5.1", "say STARTTLS before XCLIENT")
+AUTH_SYNTAX = Reply(501, "5.5.4", "syntax: AUTH mechanism [initial-response]")
+AUTH_DONE = Reply(503, "5.5.1", "authenticated already")
+NO_MECHANISM = Reply(504, "5.5.4", "authentication mechanism not offered")
+NO_INITIAL = Reply(501, "5.7.0", "mechanism takes no initial response")
+LONG_RESPONSE = Reply(500, "5.5.6", "authentication exchange line is too long")
 AUTH_CANCELLED = Reply(501, "5.7.0", "authentication cancelled")
 NO_BASE64 = Reply(501, "5.5.2", "not valid base64")
 CHUNK_RECEIVED = Reply(250, "2.0.0", "chunk received")

@@ -3,13 +3,29 @@
 from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
-from attrs import frozen
+from attrs import field, frozen
 
 from mailgw.values.address import Address
 from mailgw.values.delivery import Body, Recipient
 from mailgw.values.reply import Reply
 
-__all__ = ["Auth", "Closing", "Data", "Event", "Expand", "Hello", "Mail", "Piece", "Quit", "Rcpt", "Reset", "StartTls", "XClient"]
+__all__ = [
+    "Auth",
+    "AuthEnd",
+    "AuthResponse",
+    "Closing",
+    "Data",
+    "Event",
+    "Expand",
+    "Hello",
+    "Mail",
+    "Piece",
+    "Quit",
+    "Rcpt",
+    "Reset",
+    "StartTls",
+    "XClient",
+]
 
 
 @frozen
@@ -71,8 +87,22 @@ class StartTls:
 class Auth:
     """AUTH, allowed now (RFC 4954). ``initial`` is None where the client gave no initial response."""
 
-    mechanism: str
-    initial: bytes | None
+    mechanism: str  # in upper case, one of those that are offered
+    initial: bytes | None = field(repr=False)
+
+
+@frozen
+class AuthResponse:
+    """What the client answers to a challenge."""
+
+    response: bytes = field(repr=False)
+
+
+@frozen
+class AuthEnd:
+    """The client cancels the exchange, or says what is no response: it is to be answered with ``reply``."""
+
+    reply: Reply
 
 
 @frozen
@@ -105,4 +135,4 @@ class Closing:
     reply: Reply
 
 
-Event = Hello | Mail | Rcpt | Data | Piece | Reset | StartTls | Auth | Expand | XClient | Quit | Closing
+Event = Hello | Mail | Rcpt | Data | Piece | Reset | StartTls | Auth | AuthResponse | AuthEnd | Expand | XClient | Quit | Closing

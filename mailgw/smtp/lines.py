@@ -1,10 +1,14 @@
 """Bytes in, command lines out: bounded, and strict about line ends."""
 
-__all__ = ["BadLine", "LineBuffer"]
+__all__ = ["BadLine", "LineBuffer", "LongLine"]
 
 
 class BadLine(Exception):
     """A command line that cannot be taken; the message says why. The line is gone from the buffer."""
+
+
+class LongLine(BadLine):
+    """One that is too long."""
 
 
 class LineBuffer:
@@ -55,7 +59,7 @@ class LineBuffer:
         self._start = end + 1
         if self._skipping or end + 1 - start > limit:
             self._skipping, self.skipped = False, 0
-            raise BadLine("line is too long")
+            raise LongLine("line is too long")
         if end > start and buffer[end - 1] == 13:
             line = buffer[start : end - 1]
         elif self._fix:

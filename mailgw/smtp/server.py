@@ -26,8 +26,9 @@ from mailgw.smtp import answers
 from mailgw.smtp.answers import ServerSettings
 from mailgw.smtp.commands import BadCommand, Offered, parse_mail, parse_rcpt
 from mailgw.smtp.data import TOO_BIG, Chunk, DataReader, TextCheck
-from mailgw.smtp.events import Auth, Closing, Data, Event, Expand, Hello, Mail, Piece, Quit, Rcpt, Reset, StartTls
-from mailgw.smtp.lines import BadLine, LineBuffer
+from mailgw.smtp.events import Auth, AuthEnd, AuthResponse, Closing, Data, Event, Expand, Hello, Mail, Piece, Quit, Rcpt, Reset, StartTls
+from mailgw.smtp.lines import BadLine, LineBuffer, LongLine
+from mailgw.smtp.mechanisms import MECHANISMS
 from mailgw.smtp.xclient import parse_xclient
 from mailgw.values.reply import Reply
 
@@ -55,13 +56,13 @@ class ServerEngine:
         self._errors = 0
         self._idle_commands = 0
         self._closing = False
-        self._mechanism = ""
         self._forget_hello()
 
     def _forget_hello(self) -> None:
         self._hello = False
         self._esmtp = False
         self._offered = Offered(esmtp=False)
+        self._mechanisms: tuple[str, ...] = ()
         self._pending: Event | None = None  # given out, not answered
         self._forget_transaction()
         self._in_auth = False
@@ -125,7 +126,7 @@ class ServerEngine:
                 event = self._read_data(self._reader)
             else:
                 try:
-                    line = self._lines.next_line(MAX_AUTH if self._in_auth else MAX_COMMAND)
+                    line = self._lines.next_line(MAX_AUTH if self._in_auth or self._mechanisms else MAX_COMMAND)
                     if line is None:
                         if self._lines.skipped > _MAX_SKIPPED:
                             return self.close(answers.ENDLESS_LINE)
@@ -133,8 +134,11 @@ class ServerEngine:
                     self.lines += 1
                     event = self._command(line)
                 except BadLine as problem:
-                    self._say(Reply(500, "5.5.2", str(problem)))
-                    continue
+                    reply = Reply(500, "5.5.2", str(problem))
+                    if not self._in_auth:
+                        self._say(reply)
+                        continue
+                    event = AuthEnd(answers.LONG_RESPONSE if isinstance(problem, LongLine) else reply)
                 except BadCommand as problem:
                     self._say(problem.reply)
                     continue
@@ -168,12 +172,12 @@ class ServerEngine:
             self._forget_transaction()
             self._hello = positive
             self._esmtp = positive and event.esmtp
-            self._offered = Offered(self._esmtp, requiretls=self.tls, auth=bool(self._settings.mechanisms) and self.tls)
+            self._offered = Offered(self._esmtp, requiretls=self.tls, auth=bool(self._mechanisms))
             if positive:
-                reply = answers.hello(self._settings, event.esmtp, self.tls, self._trusted, self._introduced)
+                reply = answers.hello(self._settings, event.esmtp, self.tls, self._mechanisms, self._trusted, self._introduced)
         elif isinstance(event, Reset):
             self._forget_transaction()
-        elif isinstance(event, Auth):
+        elif isinstance(event, (Auth, AuthResponse, AuthEnd)):
             self._in_auth = False
             self.authenticated = positive
         self._say(reply)
@@ -190,15 +194,19 @@ class ServerEngine:
             self._reader = DataReader()
             self._out.append(answers.GO_AHEAD.wire)
 
+    def offer(self, mechanisms: tuple[str, ...]) -> None:
+        """The SASL mechanisms that can be used on the connection as it is, in upper case; before `Hello` is answered."""
+        self._mechanisms = mechanisms
+
     def challenge(self, challenge: bytes) -> None:
-        """Send a SASL challenge; the client's response comes as the next `Auth` event (RFC 4954 §4)."""
+        """Send a SASL challenge; the next event is an `AuthResponse`, `AuthEnd` or `Closing` (RFC 4954 §4)."""
         self._pending, self._in_auth = None, True
         self._out.append(b"334 " + b64encode(challenge) + b"\r\n")
 
     def tls_started(self) -> None:
         """The connection is encrypted from here: forget what was said, throw away what came in clear (RFC 3207 §4.2, §5)."""
         self._lines.take_all()
-        self.tls = True
+        self.tls, self.authenticated = True, False
         self._forget_hello()
 
     def start_over(self, authenticated: bool) -> None:
@@ -223,8 +231,10 @@ class ServerEngine:
 
     def _command(self, line: bytes) -> Event | None:
         if self._in_auth:
-            return self._auth_response(line)
+            return _auth_response(line)
         verb, _, argument = line.partition(b" ")
+        if len(line) > MAX_COMMAND - 2 and verb.upper() != b"AUTH":
+            raise LongLine("line is too long")
         handler = _HANDLERS.get(verb.upper())
         if handler is None:
             if verb.upper() in _WEB:
@@ -319,7 +329,7 @@ class ServerEngine:
 
     def _help(self, argument: bytes) -> Event | None:
         self._idle_commands += 1
-        self._say(answers.commands(self._settings, self.tls))
+        self._say(answers.commands(self._settings, self.tls, self._mechanisms))
         return None
 
     def _vrfy(self, argument: bytes) -> Event | None:
@@ -374,37 +384,25 @@ class ServerEngine:
 
     def _auth(self, argument: bytes) -> Event | None:
         self._idle_commands += 1
-        mechanisms = self._settings.mechanisms
         name, _, response = argument.partition(b" ")
-        if not mechanisms:
+        mechanism = name.decode("ascii", "replace").upper()  # RFC 4422 §3.1, and all clients that say it otherwise
+        if not self._settings.authenticates:
             self._say(answers.NOT_OFFERED)
         elif not self._esmtp:
             self._say(answers.HELLO_FIRST)
         elif self._mail is not None:
             self._say(answers.IN_TRANSACTION)
         elif self.authenticated:
-            self._say(Reply(503, "5.5.1", "authenticated already"))
-        elif not self.tls:
-            self._say(answers.AUTH_NEEDS_TLS)
-        elif name.decode("ascii", "replace").upper() not in mechanisms:
-            self._say(Reply(504, "5.5.4", "authentication mechanism not offered"))
+            self._say(answers.AUTH_DONE)
+        elif not name:
+            self._say(answers.AUTH_SYNTAX)
+        elif mechanism not in self._mechanisms:
+            self._say(answers.NO_MECHANISM if self.tls else answers.AUTH_NEEDS_TLS)
+        elif response and mechanism in MECHANISMS and MECHANISMS[mechanism].speaks_first:
+            self._say(answers.NO_INITIAL)
         else:
-            initial = None if not response else b"" if response == b"=" else _base64(response)
-            self._in_auth = True
-            self._mechanism = name.decode("ascii").upper()
-            return Auth(self._mechanism, initial)
+            return Auth(mechanism, None if not response else b"" if response == b"=" else _base64(response))
         return None
-
-    def _auth_response(self, line: bytes) -> Event | None:
-        if line == b"*":
-            self._in_auth = False
-            self._say(answers.AUTH_CANCELLED)
-            return None
-        try:
-            return Auth(self._mechanism, _base64(line))
-        except BadCommand:
-            self._in_auth = False
-            raise
 
     # ── Content ──
 
@@ -444,6 +442,15 @@ class ServerEngine:
         if ended:
             self._out.append(answers.CHUNK_RECEIVED.wire)
         return Piece(kept, False) if kept else None
+
+
+def _auth_response(line: bytes) -> Event:
+    if line == b"*":
+        return AuthEnd(answers.AUTH_CANCELLED)
+    try:
+        return AuthResponse(_base64(line))
+    except BadCommand as problem:
+        return AuthEnd(problem.reply)
 
 
 def _base64(text: bytes) -> bytes:

@@ -1,0 +1,87 @@
+"""What a client has said in one SASL exchange, kept so that several accounts can be asked about it, and then forgotten."""
+
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, TypeVar
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+__all__ = ["Patience", "Tape", "drive"]
+
+T = TypeVar("T")
+
+
+@define(eq=False)
+class Patience:
+    """Cancels ``waiting`` when the accounts have taken ``seconds``; the time that the client takes is not theirs."""
+
+    clock: IReactorTime
+    seconds: float
+    waiting: "Deferred[Any]"
+    ran_out: bool = False
+    _timer: IDelayedCall | None = None
+
+    def start(self) -> None:
+        """From now on it is they who are waited for."""
+        if not self.waiting.called:
+            self._timer = self.clock.callLater(self.seconds, self._end)
+
+    def stop(self) -> None:
+        """They are not waited for any more."""
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _end(self) -> None:
+        self.ran_out = True
+        self.waiting.cancel()
+
+
+@define(eq=False)
+class Tape:
+    """The client's side of an exchange."""
+
+    _respond: Callable[[bytes], Awaitable[bytes]] = field(repr=False)
+    initial: bytes | None = field(default=None, repr=False)  # the initial response, or what was the answer to an empty challenge
+    heard: list[bytes] = field(factory=list, repr=False)
+    ended: Exception | None = None  # what ended the exchange, whatever the accounts made of it
+    patience: Patience | None = None
+    _taken: bool = False  # the initial response is
+
+    def take_initial(self) -> bytes | None:
+        """The initial response, which is then no answer to a challenge any more."""
+        if self.initial is not None and not self._taken:
+            self._taken = True
+            self.heard.append(self.initial)
+        return self.initial
+
+    async def ask(self, challenge: bytes) -> bytes:
+        """Send a challenge and give the response; the first one is the initial response, if there is one. Raises what ended it."""
+        if not self._taken and (initial := self.take_initial()) is not None:
+            return initial
+        if self.patience is not None:
+            self.patience.stop()
+        try:
+            response = await self._respond(challenge)
+        except Exception as ended:
+            self.ended = ended
+            raise
+        finally:
+            if self.patience is not None:
+                self.patience.start()
+        if not self.heard and not challenge:
+            self.initial, self._taken = response, True
+        self.heard.append(response)
+        return response
+
+
+async def drive(exchange: Generator[bytes, bytes, T], ask: Callable[[bytes], Awaitable[bytes]]) -> T:
+    """Lead an exchange to its result. Raises what it and ``ask`` raise."""
+    try:
+        challenge = next(exchange)
+        while True:
+            challenge = exchange.send(await ask(challenge))
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
