@@ -5,14 +5,14 @@ from typing import Any, Literal
 
 import attrs
 from attrs import field, frozen
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificates
 from OpenSSL import SSL, crypto
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import (
     Certificate,
     CertificateOptions,
-    KeyPair,
-    PrivateCertificate,
     TLSVersion,
     optionsForClientTLS,
     trustRootFromCertificates,
@@ -42,19 +42,18 @@ class ClientCertificate:
     certificate: Path  # PEM: ours first, then the chain
     key: Secret  # PEM
 
-    def read(self) -> tuple[list[Certificate], PrivateCertificate]:
-        """The authorities in between, and ours with its key. Raises OSError, and ValueError for what is no certificate or does not fit."""
+    def read(self) -> dict[str, Any]:
+        """It and its key, as `CertificateOptions` takes them. Raises OSError, and ValueError for what is no certificate or does not fit."""
         try:
-            own, *chain = _certificates(self.certificate)
-            key = KeyPair.load(self.key.read(), crypto.FILETYPE_PEM)
-            private = PrivateCertificate.fromCertificateAndKeyPair(own, key)  # type: ignore[no-untyped-call]
+            own, *chain = load_pem_x509_certificates(self.certificate.read_bytes())
+            key = load_pem_private_key(self.key.read(), None)
             context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-            context.use_certificate(own.original)
-            context.use_privatekey(key.original)
+            context.use_certificate(own)
+            context.use_privatekey(key)  # type: ignore[arg-type]  # all kinds but those that TLS has no use for, which raise
             context.check_privatekey()
-        except (crypto.Error, SSL.Error, ValueError):
+        except (SSL.Error, ValueError, TypeError):
             raise ValueError(f"{self.certificate} and {self.key} are no certificate with its key, in PEM") from None
-        return chain, private
+        return {"certificate": own, "privateKey": key, "extraCertChain": chain}
 
     @property
     def age(self) -> float:
@@ -78,15 +77,11 @@ class OutgoingTls:
         key = f"{name} {self.shown.age}" if self.shown else name
         creator = self._kept.get(key)
         if creator is None:
-            chain, private = self.shown.read() if self.shown else ([], None)
-            options: dict[str, Any] = {"raiseMinimumTo": TLSVersion.TLSv1_2}
-            if chain:
-                options["extraCertChain"] = [one.original for one in chain]
+            options = self.shown.read() if self.shown else {}
             creator = optionsForClientTLS(
                 name,
                 trustRootFromCertificates(_certificates(self.trust)) if self.trust else None,  # type: ignore[no-untyped-call]
-                private,
-                extraCertificateOptions=options,
+                extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_2, **options},
             )
             self._keep(key, creator)
         return creator

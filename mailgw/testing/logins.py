@@ -46,6 +46,7 @@ class Logins:
     mechanisms: tuple[str, ...] = Factory(lambda: tuple(MECHANISMS))
     iterations: int = 4096  # of SCRAM
     used: list[tuple[str, str]] = field(factory=list)  # mechanism and name of everybody who has logged in
+    certificates: list[str] = field(factory=list)  # SHA-256 fingerprints of those shown for EXTERNAL
 
     def exchange(self, name: str, transport: Any) -> Generator[bytes, bytes, bool]:
         """A whole exchange: gives challenges, is sent responses; whether the proof is good."""
@@ -68,6 +69,7 @@ class Logins:
         if isinstance(claim, TokenClaim):
             return claim.token in self.tokens
         if isinstance(claim, CertificateClaim):
+            self.certificates.append(claim.certificate.fingerprint)
             return True
         if password is None:
             return False
