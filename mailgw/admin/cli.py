@@ -9,6 +9,7 @@ import click
 from attrs import asdict
 
 from mailgw.admin.checking import check as inspect
+from mailgw.admin.login_commands import bans, fetched
 from mailgw.admin.options import speaking, with_json
 from mailgw.admin.queue_commands import queue
 from mailgw.admin.record_commands import explain, log, policy
@@ -54,6 +55,8 @@ def main(speaker: Speaker, config: Path | None, socket: Path | None) -> None:
 
 
 main.add_command(queue)
+main.add_command(bans)
+main.add_command(fetched)
 main.add_command(explain)
 main.add_command(log)
 main.add_command(policy)

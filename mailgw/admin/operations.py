@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 
 from attrs import Factory, field, frozen
 
-from mailgw.admin.reading import Reading, Refusal
+from mailgw.admin.guarding import Guarding
+from mailgw.admin.reading import Refusal
 from mailgw.admin.selecting import FIELDS, BadRequest, selection_from
 from mailgw.admin.signpost import Signpost
+from mailgw.interfaces import MemoryUnavailable
 from mailgw.journal import Fault, Journal, Ordered
 from mailgw.values.ledger import Order, Selection
 
@@ -20,14 +22,14 @@ MOST_MESSAGES = 1000  # message numbers in one order
 
 
 @frozen(kw_only=True)
-class Operations(Reading):
+class Operations(Guarding):
     """Everything an operator can do with a running daemon. ``desk`` is its store, ``clock`` its reactor.
 
     `perform` is the door for the socket; the methods themselves may be called as well.
     """
 
     offered: ClassVar[tuple[str, ...]] = (
-        *Reading.offered,
+        *Guarding.offered,
         "queue_retry",
         "queue_hold",
         "queue_release",
@@ -85,7 +87,16 @@ class Operations(Reading):
             "uptime": self.clock.seconds() - self.started,
             "queue": (await self.queue_stats(limit=1))["total"],
             **self.condition(),
+            **await self._logins(),
         }
+
+    async def _logins(self) -> dict[str, Any]:
+        if self.throttle is None:
+            return {}
+        try:
+            return {"logins": await self.throttle.condition()}
+        except MemoryUnavailable as problem:
+            return {"logins": {"unknown": str(problem)}}
 
     async def _order(self, order: Order, said: Mapping[str, Any], everything: bool, reason: str) -> dict[str, Any]:
         if not isinstance(said, Mapping):

@@ -32,7 +32,8 @@ from mailgw.settings import Context, Network, Part, convert, fill, make
 
 __all__ = ["read", "read_text"]
 
-_TABLES = ("server", "tls", "domains", "networks", "accounts", "listen", "permit", "policy", "route", "gateway", "logins", "records", "admin")
+_ONE_TABLE = ("logins", "records", "admin")
+_TABLES = ("server", "tls", "domains", "networks", "accounts", "listen", "permit", "policy", "route", "gateway", *_ONE_TABLE)
 _TOML_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)\Z", re.DOTALL)
 
 

@@ -49,7 +49,7 @@ def _between(least: int, most: int) -> Callable[[Any, "attrs.Attribute[int]", in
 class Throttling:
     """[logins]: how patient we are with wrong passwords; "unlimited" bans nobody, or slows nobody down."""
 
-    delay_after: int = field(default=3, validator=_between(1, 1000))  # failures of an account from one network, within the time of ban_after
+    delay_after: int = field(default=3, validator=_between(1, 1000))  # failures of an account from one network
     delay: Duration = 1.0  # the first; it doubles with each further failure
     longest_delay: Duration = 30.0
     ban_after: Rate | None = _TWENTY  # failures of a network, whatever the accounts; 20 per hour
