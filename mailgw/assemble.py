@@ -5,9 +5,11 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 from attrs import define, field, frozen
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 from zope.interface.interface import InterfaceClass
 
@@ -16,6 +18,7 @@ from mailgw.config.matrix import find_open_relays
 from mailgw.config.members import Gateways, check_members
 from mailgw.config.model import Configuration, Listener, PermitRule, RouteRule
 from mailgw.config.reading import read
+from mailgw.credentials import IAccounts, ILoginGuard
 from mailgw.interfaces import (
     IClientPolicy,
     IContentPolicy,
@@ -27,6 +30,11 @@ from mailgw.interfaces import (
     IRoute,
     ISenderPolicy,
 )
+from mailgw.journal import Journal
+from mailgw.login.checker import as_part
+from mailgw.login.portal import Accounts
+from mailgw.login.porter import Porter
+from mailgw.login.throttle import LoginThrottle
 from mailgw.policies.relay import Permit
 from mailgw.problems import BadConfiguration, Problem, Report, nearest
 from mailgw.queue.retry import Schedule
@@ -42,7 +50,7 @@ from mailgw.values.address import Address
 from mailgw.values.decision import Decision, proceed
 from mailgw.values.facts import RecipientFacts
 
-__all__ = ["House", "Identity", "Parts", "build_parts", "load"]
+__all__ = ["House", "Identity", "Parts", "build_parts", "guard_of", "load", "porter_of"]
 
 House = Mapping[InterfaceClass, object]
 """The providers for `given` fields."""
@@ -66,6 +74,7 @@ class Parts:
     gateways: Mapping[str, IGateway]
     schedules: Mapping[str, Schedule]  # by gateway
     connections: Mapping[str, int]  # by gateway: at once, for each next hop
+    accounts: Mapping[str, Accounts]
     members: frozenset[str]  # the gateways that another gateway names
     warnings: tuple[Problem, ...] = ()
 
@@ -94,6 +103,25 @@ def load(path: Path, furnish: Callable[[Configuration], House]) -> tuple[Configu
 def build_parts(configuration: Configuration, house: House) -> Parts:
     """Make all parts, and see that strangers cannot relay through them. Raises BadConfiguration with all problems."""
     return _Building(configuration, house, configuration.report()).parts()
+
+
+def guard_of(configuration: Configuration, memory: Any, clock: IReactorTime, journal: Journal) -> LoginThrottle:
+    """Who keeps off those that guess passwords, for all listeners; ``memory`` provides IMemory."""
+    return LoginThrottle(configuration.logins, memory, clock, journal)
+
+
+def porter_of(listener: Listener, parts: Parts, journal: Journal, clock: IReactorTime, hostname: str, guard: ILoginGuard) -> Porter | None:
+    """Who lets clients log in at a listener; None where nobody can."""
+    if not listener.accounts:
+        return None
+    return Porter(
+        accounts=[parts.accounts[name] for name in listener.accounts],
+        journal=journal,
+        clock=clock,
+        hostname=hostname,
+        guard=guard,
+        allow_cleartext=listener.allow_cleartext_auth,
+    )
 
 
 @implementer(IRelayPolicy)
@@ -142,6 +170,11 @@ class _Building:
             component = build(gateway.part, (IGateway,), {**self.house, IGateways: gateways}, configuration.context, self.report)
             if component is not None:
                 gateways.by_name[name] = component
+        accounts = {}
+        for name, one in configuration.accounts.items():
+            component = build(as_part(one.part), (IAccounts,), self.house, configuration.context, self.report)
+            if component is not None:
+                accounts[name] = Accounts(name, component, one.timeout)
         members = check_members(configuration, gateways, self.report)
         routes = tuple(rule for one in configuration.route if (rule := self.route(one)) is not None)
         find_open_relays(configuration, relay, self.report)
@@ -153,6 +186,7 @@ class _Building:
             gateways=gateways.by_name,
             schedules={name: gateway.schedule for name, gateway in configuration.gateway.items()},
             connections={name: gateway.connections for name, gateway in configuration.gateway.items()},
+            accounts=accounts,
             members=members,
             warnings=tuple(self.report.problems),
         )

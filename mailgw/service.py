@@ -23,7 +23,7 @@ from zope.interface import implementer
 from mailgw.admin.operations import Operations
 from mailgw.admin.signpost import Signpost
 from mailgw.admin.socket import AdminSocket, SocketInUse
-from mailgw.assemble import House, Parts
+from mailgw.assemble import House, Parts, guard_of, porter_of
 from mailgw.config.model import Configuration, Listener
 from mailgw.interfaces import IDialer, IIdentity, IMemory, IObserver, IPostOffice, StoreUnavailable
 from mailgw.journal import Fault, Journal
@@ -117,6 +117,7 @@ class MailGateway(Service):
         self._faults = _Faults()
         self._journal = Journal((*observers, self._faults))
         self._observers = observers
+        self._throttle = guard_of(configuration, house[IMemory], reactor, self._journal)
         self._aliases = {
             name: read_aliases(one.aliases) for name, one in configuration.listen.items() if one.aliases is not None
         }
@@ -253,6 +254,7 @@ class MailGateway(Service):
                 max_commands=listener.max_commands,
                 fix_line_ends=listener.line_endings == "fix",
                 expands=listener.aliases is not None,
+                authenticates=bool(listener.accounts),
                 soft_bounce=server.soft_bounce,
             ),
             rules=self._parts.rules[listener.name],
@@ -271,6 +273,7 @@ class MailGateway(Service):
             session_timeout=listener.session_timeout,
             aliases=self._aliases.get(listener.name),
             xclient=listener.xclient,
+            logins=porter_of(listener, self._parts, self._journal, self._reactor, server.hostname, self._throttle),
             record=self._records.keep_record if self._records else None,
             reference=partial(make_reference, SystemRandom()) if self._records else None,
         )
@@ -347,7 +350,7 @@ def _certificates(configuration: Configuration, clock: IReactorTime) -> dict[str
     tls = {}
     for name, one in configuration.tls.items():
         try:
-            tls[name] = ServerTls(one.certificate, one.key, clock)
+            tls[name] = ServerTls(one.certificate, one.key, clock, one.client_certificates == "optional", one.client_ca)
         except OSError as problem:
             report.error(("tls", name), f"{problem.filename or one.key}: {problem.strerror or problem}")
         except ValueError as problem:
@@ -375,7 +378,7 @@ def _entrance(listener: Listener, endpoint: str, address: IAddress) -> Entrance:
 
 def _closable(parts: Parts) -> list[Any]:
     # A component may have a `close()`; it is called once, at the end.
-    components: list[Any] = list(parts.gateways.values())
+    components: list[Any] = [*parts.gateways.values(), *(one.component for one in parts.accounts.values())]
     components += [rule.recipients for rule in parts.routing.rules] + [rule.route for rule in parts.routing.rules]
     for rules in parts.rules.values():
         for stage in (rules.client, rules.sender, rules.relay, rules.recipient, rules.content):

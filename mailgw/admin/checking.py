@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from mailgw.assemble import House, Parts, load
 from mailgw.config.matrix import Cell, relay_matrix
-from mailgw.config.model import Configuration, Tls
+from mailgw.config.model import Configuration, Listener, Tls
+from mailgw.config.soundness import is_loopback
 from mailgw.problems import BadConfiguration, Place, Problem, Report
 from mailgw.settings import CREDENTIALS
 
@@ -139,6 +140,7 @@ def _check_use(configuration: Configuration, members: Set[str], report: Report) 
     """Tables that nothing refers to, listeners that take no mail. ``members``: the gateways that other gateways name."""
     listeners = configuration.listen.values()
     _unused("policy", configuration.policy, {name for one in listeners for name in one.policies}, "no listener", report)
+    _unused("accounts", configuration.accounts, {name for one in listeners for name in one.accounts}, "no listener", report)
     _unused("tls", configuration.tls, {one.tls for one in listeners}, "no listener", report)
     if not any(rule.part or rule.table for rule in configuration.route):  # these may name any gateway
         _unused("gateway", configuration.gateway, {rule.gateway for rule in configuration.route} | members, "no route", report)
@@ -147,6 +149,13 @@ def _check_use(configuration: Configuration, members: Set[str], report: Report) 
             report.warning(("listen", name), "takes no mail at all: no [[permit]] is on it")
         elif listener.kind == "submission" and not listener.accounts:
             report.warning(("listen", name), "takes no mail at all: it has no accounts, so nobody can log in")
+        if listener.allow_cleartext_auth and not all(map(is_loopback, _in_clear(listener))):
+            text = "lets clients log in where others may listen; only mechanisms that show no password are offered to them there"
+            report.warning(("listen", name, "allow_cleartext_auth"), text)
+
+
+def _in_clear(listener: Listener) -> list[str]:
+    return [endpoint for endpoint in listener.endpoint if not listener.is_implicit_tls(endpoint)]
 
 
 def _unused(table: str, names: Iterable[str], used: set[str], by: str, report: Report) -> None:

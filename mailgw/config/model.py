@@ -22,6 +22,7 @@ from mailgw.values.secret import Secret
 
 __all__ = [
     "MOST_WORKERS",
+    "Accounts",
     "Admin",
     "Configuration",
     "Gateway",
@@ -85,6 +86,20 @@ class Tls:
 
     certificate: Path  # PEM: ours first, then the chain
     key: Secret  # PEM
+    client_ca: Path | None = None  # PEM: who signs the certificates of clients whose names count; for AUTH EXTERNAL
+    client_certificates: Literal["never", "optional"] = field(  # whether clients are asked for one; they never need one
+        default=Factory(lambda self: "optional" if self.client_ca else "never", takes_self=True)
+    )
+
+
+@frozen(kw_only=True)
+class Accounts:
+    """[accounts.NAME]: who can log in, and how that is found out."""
+
+    timeout: Duration = 30.0  # what the client takes for its responses does not count
+    name: str = field(metadata=DERIVED)
+    part: Part = field(metadata=DERIVED)
+    at: Place = field(metadata=DERIVED)
 
 
 @frozen(kw_only=True)
@@ -97,7 +112,8 @@ class Listener:
     like: str = ""  # inherit everything from this listener
     starttls: Literal["offer", "require", "never"] = "offer"
     tls: str = ""  # name of a [tls.NAME]; empty: none
-    accounts: str = ""  # name of an [accounts.NAME]; empty: nobody can log in
+    accounts: tuple[str, ...] = ()  # names of [accounts.NAME], asked in this order; empty: nobody can log in
+    allow_cleartext_auth: bool = False  # AUTH without TLS; beyond loopback only where nobody who listens learns a password
     policies: tuple[str, ...] = ()
     proxy: tuple[Network, ...] = ()  # load balancers: from there, and only from there, a PROXY header must come first
     xclient: tuple[Network, ...] = ()  # proxies that may say with XCLIENT for whom they speak, logins included
@@ -223,6 +239,7 @@ class Configuration:
     tls: Mapping[str, Tls]
     domains: Mapping[str, frozenset[str]]
     networks: Mapping[str, tuple[Network, ...]]
+    accounts: Mapping[str, Accounts]
     listen: Mapping[str, Listener]
     permit: tuple[PermitRule, ...]
     policy: Mapping[str, Policy]

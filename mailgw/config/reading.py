@@ -12,6 +12,7 @@ from attrs import define, field
 from mailgw.config.lines import Lines
 from mailgw.config.model import (
     MOST_WORKERS,
+    Accounts,
     Admin,
     Configuration,
     Gateway,
@@ -24,7 +25,7 @@ from mailgw.config.model import (
     Tls,
     parse_domain_pattern,
 )
-from mailgw.config.soundness import check_listener, check_metrics, check_permit, check_route, check_routes
+from mailgw.config.soundness import check_listener, check_metrics, check_permit, check_route, check_routes, check_submission
 from mailgw.login.throttle import Throttling
 from mailgw.problems import BadConfiguration, Place, Problem, Report, nearest
 from mailgw.routes.patterns import tidy_pattern
@@ -92,7 +93,7 @@ class _Reading:
         networks = self.networks()
         self.context = Context(folder=self.folder, networks=networks)
         self.domains = self.read_domains()
-        self.accounts()
+        accounts = {name: these for name, table in self.tables("accounts") if (these := self.accounts(name, table))}
         server = self.server()
         tls = {name: made for name, table in self.tables("tls") if (made := self.make(Tls, table, ("tls", name)))}
         listen = self.listeners()
@@ -101,6 +102,7 @@ class _Reading:
         route = tuple(rule for index, table in self.listed("route") if (rule := self.route(index, table)))
         gateway = {name: made for name, table in self.tables("gateway") if (made := self.gateway(name, table))}
         check_routes(route, self.document, self.report)
+        check_submission(listen, self.document, self.report)
         self.say_what_is_missing()
         return Configuration(
             source=source,
@@ -110,6 +112,7 @@ class _Reading:
             tls=tls,
             domains=self.domains,
             networks=networks,
+            accounts=accounts,
             listen=listen,
             permit=permit,
             policy=policy,
@@ -222,10 +225,12 @@ class _Reading:
                     self.report.error(place, str(problem) if text and text in str(problem) else f'"{text}": {problem}')
         return frozenset(known)
 
-    def accounts(self) -> None:
-        for name, table in self.tables("accounts"):
-            kind = f', so "{table["type"]}" is none' if isinstance(table.get("type"), str) else ""
-            self.report.error(("accounts", name), f"cannot be used: no types of accounts exist yet{kind}")
+    def accounts(self, name: str, table: dict[str, Any]) -> Accounts | None:
+        at: Place = ("accounts", name)
+        keys = frozenset({"timeout"})
+        part = self.part(table, at, keys)
+        values = self.common(Accounts, table, at, keys)
+        return Accounts(**values, name=name, part=part, at=at) if part else None
 
     def listeners(self) -> dict[str, Listener]:
         tables = dict(self.tables("listen"))

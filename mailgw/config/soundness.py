@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from typing import Any
 
 import attrs
@@ -10,7 +11,7 @@ from twisted.internet.endpoints import serverFromString
 from mailgw.config.model import Listener, RouteRule
 from mailgw.problems import Place, Report, nearest
 
-__all__ = ["check_listener", "check_metrics", "check_permit", "check_route", "check_routes"]
+__all__ = ["check_listener", "check_metrics", "check_permit", "check_route", "check_routes", "check_submission", "is_loopback"]
 
 _ENDPOINT = re.compile(r"([A-Za-z][A-Za-z0-9_.+-]*):(.+)\Z", re.DOTALL)
 _WITH_PORT = ("tcp", "tcp4", "tcp6", "tls")
@@ -52,8 +53,8 @@ def check_listener(
         _check_name(item, "policy", (*at, "policies", *below), document, report)
     if own.get("tls"):
         _check_name(own["tls"], "tls", (*at, "tls"), document, report)
-    if own.get("accounts"):
-        _check_name(own["accounts"], "accounts", (*at, "accounts"), document, report)
+    for item, below in _listed(own.get("accounts", [])):
+        _check_name(item, "accounts", (*at, "accounts", *below), document, report)
     for item, below in _listed(own.get("endpoint", [])):
         if isinstance(item, str):
             _check_endpoint(item, (*at, "endpoint", *below), report)
@@ -128,13 +129,37 @@ def _with_tls(values: Mapping[str, Any], document: Mapping[str, Any]) -> dict[st
 def _check_tls(listener: Listener, is_said: bool, at: Place, report: Report) -> None:
     place = (*at, "starttls") if is_said else at
     clear = [endpoint for endpoint in listener.endpoint if not listener.is_implicit_tls(endpoint)]
-    # RFC 8314 §3: submission is never in clear.
-    if listener.kind == "submission" and clear and listener.starttls != "require":
+    # RFC 8314 §3: submission is never in clear, but from the machine to itself.
+    is_local = listener.allow_cleartext_auth and all(map(is_loopback, clear))
+    if listener.kind == "submission" and clear and listener.starttls != "require" and not is_local:
         report.error(
             place, f'"{listener.starttls}" is not possible: submission is always encrypted; say "require", or use a "tls:" endpoint only'
         )
     elif not listener.tls and (listener.starttls != "never" or len(clear) < len(listener.endpoint)):
         report.error(place, "TLS needs a certificate: add a [tls.default] with certificate and key", of=at)
+
+
+def is_loopback(endpoint: str) -> bool:
+    """Whether only this machine itself can connect there."""
+    if endpoint.startswith("unix:"):
+        return True
+    interface = re.search(r":interface=((?:[^:\\]|\\.)+)", endpoint)
+    try:
+        return interface is not None and ip_address(interface[1].replace("\\:", ":")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_submission(listen: Mapping[str, Listener], document: Mapping[str, Any], report: Report) -> None:
+    """Nobody submits mail without a login, whatever a permit rule says (RFC 6409 §4.3)."""
+    tables = document.get("permit", [])
+    for index, table in enumerate(tables if isinstance(tables, list) else []):
+        if not isinstance(table, dict) or table.get("authenticated") is not False:
+            continue
+        for name, _ in _listed(table.get("on", [])):
+            if isinstance(name, str) and name in listen and listen[name].kind == "submission":
+                text = f'false is not possible on "{name}": a submission listener takes no mail from who has not logged in'
+                report.error(("permit", index, "authenticated"), text)
 
 
 def check_permit(table: Mapping[str, Any], at: Place, document: Mapping[str, Any], report: Report) -> None:
