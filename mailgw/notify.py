@@ -1,16 +1,35 @@
 """What the service manager is told about us: systemd's notification protocol (sd_notify(3)), one datagram for each news."""
 
+import re
 import socket
 from collections.abc import Mapping
 
 from attrs import frozen
 from twisted.logger import Logger
 
-__all__ = ["NOBODY", "ServiceManager"]
+__all__ = ["NOBODY", "ServiceManager", "Summary"]
 
 _MOST_SECONDS = 1.0  # for which a full socket is waited for: who starts us reads, or everything stands still anyway
 
 _log = Logger(namespace="mailgw.notify")
+
+
+@frozen
+class Summary:
+    """How we are, in one line for ``systemctl status``."""
+
+    listeners: int
+    sessions: int
+    leased: int  # recipients
+
+    def __str__(self) -> str:
+        return f"{self.listeners} listeners, {self.sessions} sessions, {self.leased} recipients in delivery"
+
+    @classmethod
+    def parse(cls, text: str) -> "Summary | None":
+        """The summary that was written so, or None."""
+        match = re.fullmatch(r"(\d+) listeners, (\d+) sessions, (\d+) recipients in delivery", text)
+        return cls(*map(int, match.groups())) if match else None
 
 
 @frozen

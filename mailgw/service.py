@@ -3,52 +3,49 @@
 import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
-from ipaddress import ip_address
 from random import SystemRandom
 from typing import Any, NoReturn
 
-from attrs import define, field
+from attrs import define
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgw.admin.operations import Operations
+from mailgw.admin.reading import Performer, Refusal
+from mailgw.admin.selecting import MOST
 from mailgw.admin.signpost import Signpost
 from mailgw.admin.socket import AdminSocket, SocketInUse
+from mailgw.admin.together import Together
 from mailgw.assemble import House, Parts, guard_of, porter_of
-from mailgw.config.model import Configuration, Listener
+from mailgw.config.model import Configuration
 from mailgw.interfaces import IDialer, IIdentity, IMemory, IObserver, IPostOffice, StoreUnavailable
 from mailgw.journal import Fault, Journal
-from mailgw.notify import NOBODY, ServiceManager
+from mailgw.listening import CannotBind, Open, Within, bind, bind_page, entrances_of, open_listeners
+from mailgw.notify import NOBODY, ServiceManager, Summary
 from mailgw.observe.log import quicken
+from mailgw.observe.metrics import Metrics, Samples, gauges_of, page
 from mailgw.observe.records import Records, make_reference
-from mailgw.problems import BadConfiguration
+from mailgw.part import Part, Post, Queue, left_over
 from mailgw.queue.dispatcher import Dispatcher
-from mailgw.receive.aliases import read_aliases
 from mailgw.receive.conversation import Reception
-from mailgw.receive.peer import is_within, peer_of
 from mailgw.receive.protocol import SmtpFactory
-from mailgw.receive.proxying import ProxyFactory
-from mailgw.safekeeping import condition_of, open_store
 from mailgw.smtp.answers import ServerSettings
-from mailgw.smtp.proxyline import LOCAL
+from mailgw.storage.parts import part_of
 from mailgw.storage.sqlite import SqliteStore
-from mailgw.tls import ServerTls
-from mailgw.watchdog import Entrance, Watchdog, where_to_dial
+from mailgw.watchdog import Watchdog
 
-__all__ = ["MailGateway"]
+__all__ = ["MailGateway", "give_up"]
 
-_GATHER = 0.01  # seconds of outcomes that are written together: a tenth less CPU for each message, measured
-_BACKLOG = 1024  # bursts of connections overflow Twisted's 50 and cost the clients seconds
 _CLOSING = 30.0  # seconds that the store and all else may take to close, after the shutdown's grace
+
+_HASTE = 5.0  # seconds for the end of a worker whose parent has died
+_GIVING = 5.0  # seconds that deliveries of a part may take to end before it is given back
 
 _log = Logger(namespace="mailgw.service")
 
@@ -65,26 +62,6 @@ class _Faults:
             self.count += 1
 
 
-class _Door(Factory):
-    """Stands at a bound port until the store is open and sessions can begin."""
-
-    noisy = False
-    inside: SmtpFactory | None = None
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:  # noqa: N802
-        return self.inside.buildProtocol(addr) if self.inside is not None else None
-
-
-@define
-class _Open:
-    """A listener at work."""
-
-    listener: Listener
-    tls: ServerTls | None
-    door: _Door = field(factory=_Door)
-    ports: list[IListeningPort] = field(factory=list)
-
-
 class MailGateway(Service):
     """Binds ports before privileges are dropped, opens the queue after, and ends with nothing half done."""
 
@@ -99,8 +76,10 @@ class MailGateway(Service):
         observers: Sequence[IObserver] = (),
         ready: Callable[[], None] = lambda: None,
         manager: ServiceManager = NOBODY,
+        metrics: Metrics | None = None,
+        post: Post | None = None,
     ) -> None:
-        """Make one; ``ready`` is called, and ``manager`` told, when it takes mail.
+        """Make one; ``ready`` is called, and ``manager`` told, when it takes mail. ``post``: it is a worker, one of several.
 
         Raises BadConfiguration, OSError, ValueError for files that cannot be used.
         """
@@ -115,97 +94,62 @@ class MailGateway(Service):
         self._manager = manager
         self._watchdog: Watchdog | None = None
         self._faults = _Faults()
-        self._journal = Journal((*observers, self._faults))
+        self._metrics = metrics
+        self._journal = Journal((*observers, self._faults, *([metrics] if metrics is not None else [])))
         self._observers = observers
         self._throttle = guard_of(configuration, house[IMemory], reactor, self._journal)
-        self._aliases = {
-            name: read_aliases(one.aliases) for name, one in configuration.listen.items() if one.aliases is not None
-        }
-        tls = _certificates(configuration, reactor)
-        self._open = [_Open(listener, tls.get(listener.tls)) for listener in configuration.listen.values()]
+        self._open = open_listeners(configuration, reactor)
+        self._post = post
+        self._queue = Queue(configuration.server, parts, self._journal, self._identity, reactor, post.number if post else 1)
+        self._operations: dict[int, Operations] = {}  # by part
+        self._grace = configuration.server.shutdown_grace
+        self._page: IListeningPort | None = None
         self._write_log: Callable[[], None] = lambda: None
-        self._store: SqliteStore | None = None
         self._records: Records | None = None
-        self._dispatcher: Dispatcher | None = None
         self._admin: AdminSocket | None = None
 
     # ── The start ──
 
     def privilegedStartService(self) -> None:  # noqa: N802
         """Bind all ports; what fails here ends the start."""
-        problems: list[str] = []
-        for one in self._open:
-            for text in one.listener.endpoint:
-                try:
-                    deferred = self._listen(text, one)
-                except (ValueError, TypeError, KeyError) as problem:
-                    problems.append(f'[listen.{one.listener.name}] endpoint "{text}": {problem}')
-                    continue
-                deferred.addCallbacks(one.ports.append, _collect, errbackArgs=(text, problems))
-        if problems:
-            _give_up("; ".join(problems))
-        super().privilegedStartService()  # type: ignore[no-untyped-call]
-
-    def _listen(self, text: str, one: _Open) -> "Deferred[Any]":
-        factory: Any = one.door
-        if one.listener.is_implicit_tls(text):
-            text = one.listener.beneath_tls(text)
-            tls: Any = one.tls
-            factory = TLSMemoryBIOFactory(tls, False, one.door, self._reactor)
-        if one.listener.proxy:
-            listener = one.listener
-            factory = ProxyFactory(factory, listener.name, listener.proxy, self._journal, self._reactor, listener.max_sessions)
-        if text.startswith(("tcp:", "tcp4:", "tcp6:", "unix:")) and ":backlog=" not in text:
-            text = f"{text}:backlog={_BACKLOG}"
+        configuration, post = self._configuration, self._post
         try:
-            endpoint: Any = serverFromString(self._reactor, text)  # type: ignore[no-untyped-call]
-        except LookupError:
-            if not text.startswith("systemd:"):
-                raise
-            raise ValueError("systemd has handed over no such socket; is its socket unit started?") from None
-        deferred: Deferred[Any] = endpoint.listen(factory)
-        return deferred
+            bind(self._open, self._reactor, self._journal, post.sockets if post is not None else None)
+            if configuration.admin.metrics and post is None:
+                self._page = bind_page(configuration.admin.metrics, page(self._samples), self._reactor)
+        except CannotBind as problem:
+            give_up(str(problem))
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:  # noqa: N802
         """Open the queue, let mail in, and begin to deliver."""
         configuration, parts, reactor = self._configuration, self._parts, self._reactor
-        self._write_log = quicken(reactor)
+        self._write_log = quicken(reactor, who=f"worker={self._post.number} " if self._post else "")
+        others = left_over(configuration.server)
+        self._queue.divide(configuration.server.processes + len(others))
         try:
-            self._store = store = open_store(configuration.server.state, configuration.server, reactor, self._journal)
+            own = self._queue.take_own(patient=self._post is not None)
         except StoreUnavailable as problem:
-            _give_up(f"the queue in {configuration.server.state} cannot be opened: {problem}")
-        self._dispatcher = dispatcher = Dispatcher(
-            store=store,
-            routing=parts.routing,
-            gateways=parts.gateways,
-            schedules=parts.schedules,
-            connections=parts.connections,
-            journal=self._journal,
-            clock=reactor,
-            identity=self._identity,
-            randomness=SystemRandom(),
-            gather=_GATHER,
-        )
+            give_up(f"the queue in {configuration.server.state} cannot be opened: {problem}")
+        store, dispatcher = own.store, own.dispatcher
         self._memory.open()
         self._post_office.open(store, dispatcher.offer, self._journal)
         self._records = self._keep_records()
         for one in self._open:
             one.door.inside = self._factory(one, store, dispatcher)
-        operations = Operations(
-            desk=store,
-            clock=reactor,
-            journal=self._journal,
-            signpost=Signpost(parts.routing, parts.rules, {name: one.kind for name, one in configuration.listen.items()}),
-            wake=dispatcher.wake,
-            condition=self._condition,
-        )
-        self._admin = AdminSocket(configuration.admin.socket, operations, reactor)
+        self._signpost = Signpost(parts.routing, parts.rules, {name: one.kind for name, one in configuration.listen.items()})
+        self._add_operations(own)
+        for number in others if self._post is None else ():
+            with suppress(Refusal):
+                self._take(number)
+        self._admin = AdminSocket(configuration.admin.socket, self._desk(), reactor)
         try:
             self._admin.startService()
         except (SocketInUse, CannotListenError, OSError) as problem:
-            _give_up(f"the admin socket cannot be made: {problem}")
+            give_up(f"the admin socket cannot be made: {problem}")
         super().startService()  # type: ignore[no-untyped-call]
-        reactor.callWhenRunning(dispatcher.start)
+        for part in self._queue:
+            reactor.callWhenRunning(part.dispatcher.start)
         reactor.callWhenRunning(self._ready)
         reactor.callWhenRunning(_spare_the_collector)
         reactor.callWhenRunning(self._tell_ready, store)
@@ -217,27 +161,24 @@ class MailGateway(Service):
         try:
             records = Records(folder, self._reactor, wanted.keep, wanted.max_size, wanted.redact)
         except OSError as problem:
-            _give_up(f"the decision records in {folder} cannot be kept: {problem}")
+            give_up(f"the decision records in {folder} cannot be kept: {problem}")
         self._journal.observers += (records,)
         return records
 
     def _tell_ready(self, store: SqliteStore) -> None:
         self._manager.tell("READY=1", f"STATUS={self._summary()}")
+        within = Within(self._open, self._reactor) if self._post is not None else None
         self._watchdog = Watchdog(
             manager=self._manager,
-            entrances=[
-                _entrance(one.listener, text, port.getHost())
-                for one in self._open
-                for text, port in zip(one.listener.endpoint, one.ports, strict=True)
-            ],
+            entrances=entrances_of(self._open) if within is None else within.entrances,
             question=lambda: store.content(0),  # no message has this number: the cheapest question that reads the database
             condition=self._summary,
-            dialer=self._dialer,
+            dialer=within or self._dialer,
             clock=self._reactor,
         )
         self._watchdog.start()
 
-    def _factory(self, one: _Open, store: SqliteStore, dispatcher: Dispatcher) -> SmtpFactory:
+    def _factory(self, one: Open, store: SqliteStore, dispatcher: Dispatcher) -> SmtpFactory:
         listener, server = one.listener, self._configuration.server
         reception = Reception(
             listener=listener.name,
@@ -271,7 +212,7 @@ class MailGateway(Service):
             data_timeout=listener.data_timeout,
             message_timeout=listener.message_timeout,
             session_timeout=listener.session_timeout,
-            aliases=self._aliases.get(listener.name),
+            aliases=one.aliases,
             xclient=listener.xclient,
             logins=porter_of(listener, self._parts, self._journal, self._reactor, server.hostname, self._throttle),
             record=self._records.keep_record if self._records else None,
@@ -292,14 +233,18 @@ class MailGateway(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         return Deferred.fromCoroutine(self._stop())
 
+    def hurry(self) -> None:
+        """Let the end, when it comes, take a few seconds at most."""
+        self._grace = min(self._grace, _HASTE)
+
     async def _stop(self) -> None:
-        grace = self._configuration.server.shutdown_grace
+        grace = self._grace
         if self._watchdog is not None:
             self._watchdog.stop()
         allowed = int((grace + _CLOSING) * 1e6)
         self._manager.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={allowed}", "STATUS=Letting sessions and deliveries end")
         began = self._reactor.seconds()
-        ports = [port for one in self._open for port in one.ports]
+        ports = [port for one in self._open for port in one.ports] + ([self._page] if self._page is not None else [])
         stops = [port.stopListening() for port in ports]
         ends = [
             Deferred.fromCoroutine(one.door.inside.stop(grace)) for one in self._open if one.door.inside is not None
@@ -307,15 +252,13 @@ class MailGateway(Service):
         for stop in (*stops, *ends):
             if stop is not None:
                 await stop
-        if self._dispatcher is not None:
-            await self._dispatcher.stop(max(1.0, grace - (self._reactor.seconds() - began)))
+        await self._queue.stop(max(1.0, grace - (self._reactor.seconds() - began)))
         for component in _closable(self._parts):
             component.close()
         if self._admin is not None:
             await self._admin.stopService()
         await self._memory.close()
-        if self._store is not None:
-            await self._store.close()
+        await self._queue.close()
         if self._records is not None:
             self._records.close()
         for observer in self._observers:
@@ -335,29 +278,59 @@ class MailGateway(Service):
             }
             for one in self._open
         }
-        dispatcher = self._dispatcher.status() if self._dispatcher is not None else {}
-        store = condition_of(self._store, self._configuration.server.state) if self._store is not None else {}
-        return {"listeners": listeners, "store": store, "dispatcher": dispatcher, "faults": self._faults.count}
+        return {"listeners": listeners, **self._queue.open[self._queue.own].condition(), "faults": self._faults.count}
 
     def _summary(self) -> str:
         sessions = sum(one.door.inside.sessions for one in self._open if one.door.inside is not None)
-        leased = self._store.leased() if self._store is not None else 0
-        return f"{len(self._open)} listeners, {sessions} sessions, {leased} recipients in delivery"
+        return str(Summary(len(self._open), sessions, self._queue.leased()))
 
+    def _add_operations(self, part: Part) -> None:
+        is_own = part.number == self._queue.own
+        self._operations[part.number] = Operations(
+            desk=part.store,
+            clock=self._reactor,
+            journal=self._journal,
+            signpost=self._signpost,
+            wake=part.dispatcher.wake,
+            condition=self._condition if is_own else part.condition,
+        )
 
-def _certificates(configuration: Configuration, clock: IReactorTime) -> dict[str, ServerTls]:
-    report = configuration.report()
-    tls = {}
-    for name, one in configuration.tls.items():
+    def _desk(self) -> Performer:
+        if self._post is None and len(self._operations) == 1:
+            return self._operations[self._queue.own]
+        orders: dict[str, Any] = {"part_take": self._part_take, "part_give": self._part_give, "metrics": self._tell_metrics}
+        return Together(members=lambda: self._operations, part_of=part_of, more=orders if self._post is not None else {})
+
+    async def _samples(self) -> Samples:
+        desk = self._desk()
+        gauges = gauges_of(await desk.perform("status", {}), await desk.perform("queue_stats", {"limit": MOST}))
+        return gauges if self._metrics is None else {**self._metrics.samples, **gauges}
+
+    # ── What the parent of workers orders ──
+
+    def _take(self, number: int) -> None:
         try:
-            tls[name] = ServerTls(one.certificate, one.key, clock, one.client_certificates == "optional", one.client_ca)
-        except OSError as problem:
-            report.error(("tls", name), f"{problem.filename or one.key}: {problem.strerror or problem}")
-        except ValueError as problem:
-            report.error(("tls", name), str(problem))
-    if report.errors:
-        raise BadConfiguration(report.errors)
-    return tls
+            part = self._queue.take(number)
+        except StoreUnavailable as problem:
+            _log.error("part {number} of the queue cannot be opened, its mail must wait: {problem}", number=number, problem=problem)
+            raise Refusal("unavailable", f"part {number} of the queue cannot be opened: {problem}") from problem
+        _log.warn("looking after part {number} of the queue, too", number=number)
+        self._add_operations(part)
+
+    async def _part_take(self, part: int) -> dict[str, Any]:
+        if part not in self._operations:
+            self._take(part)
+            self._queue.open[part].dispatcher.start()
+        return {}
+
+    async def _part_give(self, part: int) -> dict[str, Any]:
+        if part != self._queue.own:
+            self._operations.pop(part, None)
+            await self._queue.give(part, _GIVING)
+        return {}
+
+    async def _tell_metrics(self) -> dict[str, Any]:
+        return {"samples": [[list(key), value] for key, value in self._metrics.samples.items()] if self._metrics else []}
 
 
 def _spare_the_collector() -> None:
@@ -365,15 +338,6 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-
-
-def _entrance(listener: Listener, endpoint: str, address: IAddress) -> Entrance:
-    # The watchdog's look at ourselves comes from the address that it dials: perhaps one that must begin with a PROXY header.
-    ip, _ = peer_of(address)
-    if ip.is_unspecified:
-        ip = ip_address("::1" if ip.version == 6 else "127.0.0.1")
-    preface = LOCAL if is_within(ip, listener.proxy) else b""
-    return Entrance(listener.name, where_to_dial(address), listener.is_implicit_tls(endpoint), preface)
 
 
 def _closable(parts: Parts) -> list[Any]:
@@ -387,13 +351,8 @@ def _closable(parts: Parts) -> list[Any]:
     return [component for component in unique.values() if callable(getattr(component, "close", None))]
 
 
-def _collect(failure: Failure, endpoint: str, problems: list[str]) -> None:
-    problem = failure.value
-    reason = str(problem.socketError) if isinstance(problem, CannotListenError) else str(problem) or repr(problem)
-    problems.append(f'cannot listen on "{endpoint}": {reason}')
-
-
-def _give_up(text: str) -> NoReturn:
+def give_up(text: str) -> NoReturn:
+    """End a start that cannot succeed, with status 1."""
     # The log is open already, but an operator at a terminal may not be looking at it.
     _log.critical("mailgw does not start: {text}", text=text)
     if sys.__stderr__ is not None:

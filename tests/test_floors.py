@@ -17,13 +17,27 @@ FLOORS = (
     {"receive", "policies", "queue", "routes", "gateways", "storage", "login", "dns", "observe", "watchdog"},
     {"components", "config"},
     {"assemble", "safekeeping"},
-    {"tap", "service", "house", "demo", "workers", "admin", "console", "api", "testing", "uvloop_reactor"},
+    {"tap", "service", "listening", "part", "house", "demo", "workers", "admin", "console", "api", "testing", "uvloop_reactor"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 NO_TWISTED = {"values", "smtp", "senderauth"}
 MAY_HAVE_THE_REACTOR = {"mailgw.tap", "mailgw.workers"}
 # Who may import whom although both live on one floor.
-NEIGHBOURS = {("journal", "interfaces"), ("tap", "service"), ("tap", "house"), ("tap", "demo"), ("service", "admin")}
+NEIGHBOURS = {
+    ("journal", "interfaces"),
+    ("tap", "service"),
+    ("tap", "house"),
+    ("tap", "demo"),
+    ("tap", "part"),
+    ("tap", "workers"),
+    ("service", "admin"),
+    ("service", "listening"),
+    ("service", "part"),
+    ("workers", "admin"),
+    ("workers", "listening"),
+    ("workers", "part"),
+    ("workers", "service"),
+}
 
 
 def module_name(path):

@@ -4,7 +4,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from attrs import evolve, frozen
 from twisted.internet.interfaces import IReactorTime
@@ -14,7 +14,7 @@ from mailgw.interfaces import IQueueDesk, StoreUnavailable
 from mailgw.values.content import Content
 from mailgw.values.ledger import Entry, State
 
-__all__ = ["PIECE", "NotThere", "Reading", "Refusal"]
+__all__ = ["PIECE", "NotThere", "Performer", "Reading", "Refusal"]
 
 PIECE = 256 * 1024  # octets of a message's content in one answer
 
@@ -29,6 +29,13 @@ class Refusal(Exception):
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
         self.kind = kind
+
+
+class Performer(Protocol):
+    """Whoever answers operations: `Reading`, and all that stand for several of them."""
+
+    async def perform(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Reading.perform`."""
 
 
 @frozen(kw_only=True)

@@ -25,8 +25,7 @@ from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailgw.admin.operations import Operations
-from mailgw.admin.reading import Refusal
+from mailgw.admin.reading import Performer, Refusal
 
 __all__ = ["AdminProtocol", "AdminSocket", "SocketInUse"]
 
@@ -45,7 +44,7 @@ class AdminProtocol(LineOnlyReceiver):
     delimiter = b"\n"
     MAX_LENGTH = 64 * 1024  # an order with a thousand message numbers has 8 KB
 
-    def __init__(self, operations: Operations, connected: "set[AdminProtocol]") -> None:
+    def __init__(self, operations: Performer, connected: "set[AdminProtocol]") -> None:
         self._operations = operations
         self._connected = connected
         self._asked: deque[bytes | None] = deque()  # None: a line that was too long
@@ -141,7 +140,7 @@ class AdminProtocol(LineOnlyReceiver):
 class _Clients(Factory):
     noisy = False
 
-    def __init__(self, operations: Operations) -> None:
+    def __init__(self, operations: Performer) -> None:
         self._operations = operations
         self.connected: set[AdminProtocol] = set()
 
@@ -158,7 +157,7 @@ class AdminSocket(Service):
 
     name = "admin"
 
-    def __init__(self, path: Path, operations: Operations, reactor: IReactorUNIX) -> None:
+    def __init__(self, path: Path, operations: Performer, reactor: IReactorUNIX) -> None:
         self.path = path
         self._clients = _Clients(operations)
         self._reactor = reactor

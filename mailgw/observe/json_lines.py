@@ -52,6 +52,7 @@ class JsonLines:
 
     path: Path
     clock: IReactorTime  # its seconds() are POSIX seconds
+    worker: int | None = None  # who we are, where several processes append to the file
     _file: FileIO = field(init=False)
     _waiting: list[str] = field(init=False, factory=list)
     _timer: IDelayedCall | None = field(init=False, default=None)
@@ -63,6 +64,8 @@ class JsonLines:
     def note(self, event: Any) -> None:
         kind = type(event)
         told = {"time": datetime.fromtimestamp(self.clock.seconds(), UTC).isoformat(timespec="microseconds"), "event": word_of(kind)}
+        if self.worker is not None:
+            told["worker"] = self.worker
         for name in names_of(kind):
             told[name] = getattr(event, name)
         self._waiting.append(_encode(told))

@@ -1,0 +1,244 @@
+"""The ports of all listeners: bound before privileges are dropped, and answered when there is somebody inside."""
+
+import socket
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+from typing import Any
+
+from attrs import define, field
+from twisted.internet import tcp, unix
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+
+from mailgw.config.model import Configuration, Listener
+from mailgw.journal import Journal
+from mailgw.problems import BadConfiguration
+from mailgw.receive.aliases import read_aliases
+from mailgw.receive.peer import is_within, peer_of
+from mailgw.receive.protocol import SmtpFactory
+from mailgw.receive.proxying import ProxyFactory
+from mailgw.smtp.proxyline import LOCAL
+from mailgw.tls import ServerTls
+from mailgw.watchdog import Entrance, where_to_dial
+
+__all__ = ["CannotBind", "Open", "Within", "bind", "bind_page", "entrances_of", "open_listeners", "socket_name"]
+
+_BACKLOG = 1024  # bursts of connections overflow Twisted's 50 and cost the clients seconds
+
+
+class CannotBind(Exception):
+    """Not all ports can be bound; the text says which and why."""
+
+
+class Door(Factory):
+    """Stands at a bound port until the store is open and sessions can begin."""
+
+    noisy = False
+    inside: SmtpFactory | None = None
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:  # noqa: N802
+        return self.inside.buildProtocol(addr) if self.inside is not None else None
+
+
+@define
+class Open:
+    """A listener at work: its ports are in the order of its endpoints."""
+
+    listener: Listener
+    tls: ServerTls | None
+    aliases: Any = None  # for EXPN, as `read_aliases` gives them
+    door: Door = field(factory=Door)
+    ports: list[Any] = field(factory=list)  # IListeningPort, with a fileno() and its factory
+
+
+def open_listeners(configuration: Configuration, clock: IReactorTime) -> list[Open]:
+    """All listeners with their certificates and aliases, not yet bound. Raises BadConfiguration, OSError, ValueError."""
+    tls = _certificates(configuration, clock)
+    return [
+        Open(one, tls.get(one.tls), None if one.aliases is None else read_aliases(one.aliases)) for one in configuration.listen.values()
+    ]
+
+
+def _certificates(configuration: Configuration, clock: IReactorTime) -> dict[str, ServerTls]:
+    report = configuration.report()
+    tls = {}
+    for name, one in configuration.tls.items():
+        try:
+            tls[name] = ServerTls(one.certificate, one.key, clock, one.client_certificates == "optional", one.client_ca)
+        except OSError as problem:
+            report.error(("tls", name), f"{problem.filename or one.key}: {problem.strerror or problem}")
+        except ValueError as problem:
+            report.error(("tls", name), str(problem))
+    if report.errors:
+        raise BadConfiguration(report.errors)
+    return tls
+
+
+def bind(opened: Sequence[Open], reactor: Any, journal: Journal, inherited: Mapping[str, int] | None = None) -> None:
+    """Bind all ports, or take them over from the parent process.
+
+    ``inherited``: descriptors of listening sockets by `socket_name`, which are closed here. Raises CannotBind.
+    """
+    problems: list[str] = []
+    for one in opened:
+        for text in one.listener.endpoint:
+            factory = _factory(text, one, reactor, journal)
+            try:
+                if inherited is not None:
+                    one.ports.append(_take_over(inherited[socket_name(one.listener, text)], factory, reactor))
+                    continue
+                deferred = _listen(one.listener.beneath_tls(text), factory, reactor)
+            except KeyError:
+                problems.append(f'[listen.{one.listener.name}] endpoint "{text}": is new; a worker can serve it only after a restart')
+                continue
+            except (ValueError, TypeError) as problem:
+                problems.append(f'[listen.{one.listener.name}] endpoint "{text}": {problem}')
+                continue
+            deferred.addCallbacks(one.ports.append, _collect, errbackArgs=(text, problems))
+    if problems:
+        raise CannotBind("; ".join(problems))
+
+
+def bind_page(endpoint: str, factory: Any, reactor: Any) -> IListeningPort:
+    """Bind the port of a page for machines. Raises CannotBind."""
+    ports: list[IListeningPort] = []
+    problems: list[str] = []
+    try:
+        _listen(endpoint, factory, reactor).addCallbacks(ports.append, _collect, errbackArgs=(endpoint, problems))
+    except (ValueError, TypeError) as problem:
+        raise CannotBind(f'cannot listen on "{endpoint}": {problem}') from problem
+    if not ports:
+        raise CannotBind("; ".join(problems))
+    return ports[0]
+
+
+def socket_name(listener: Listener, endpoint: str) -> str:
+    """What the socket of a listener's endpoint is called between parent and workers."""
+    return f"{listener.name} {endpoint}"
+
+
+def _factory(text: str, one: Open, reactor: Any, journal: Journal) -> Any:
+    factory: Any = one.door
+    if one.listener.is_implicit_tls(text):
+        tls: Any = one.tls
+        factory = TLSMemoryBIOFactory(tls, False, one.door, reactor)
+    if one.listener.proxy:
+        listener = one.listener
+        factory = ProxyFactory(factory, listener.name, listener.proxy, journal, reactor, listener.max_sessions)
+    return factory
+
+
+def _listen(text: str, factory: Any, reactor: Any) -> "Deferred[IListeningPort]":
+    if text.startswith(("tcp:", "tcp4:", "tcp6:", "unix:")) and ":backlog=" not in text:
+        text = f"{text}:backlog={_BACKLOG}"
+    try:
+        endpoint: Any = serverFromString(reactor, text)  # type: ignore[no-untyped-call]
+    except LookupError:
+        if not text.startswith("systemd:"):
+            raise ValueError(f'"{text}" cannot be understood') from None
+        raise ValueError("systemd has handed over no such socket; is its socket unit started?") from None
+    deferred: Deferred[IListeningPort] = endpoint.listen(factory)
+    return deferred
+
+
+def _collect(failure: Failure, endpoint: str, problems: list[str]) -> None:
+    problem = failure.value
+    reason = str(problem.socketError) if isinstance(problem, CannotListenError) else str(problem) or repr(problem)
+    problems.append(f'cannot listen on "{endpoint}": {reason}')
+
+
+# ── Several processes at one socket ──
+
+
+class _SharedTcpPort(tcp.Port):
+    """One connection in each turn of the reactor, so that a burst is shared with the others who wait at the socket."""
+
+    def doRead(self) -> None:  # noqa: N802
+        self.numberAccepts = 1
+        super().doRead()  # type: ignore[no-untyped-call]
+
+
+class _SharedUnixPort(unix.Port):
+    """Likewise; the path and its mode belong to the process that bound it."""
+
+    _shouldShutdown = False  # noqa: N815
+
+    def startListening(self) -> None:  # noqa: N802
+        listening: Any = self._preexistingSocket
+        self._preexistingSocket = None
+        factory: Any = self.factory
+        factory.doStart()
+        self.socket, self.connected = listening, True
+        self.fileno = listening.fileno  # type: ignore[method-assign]
+        self.startReading()  # type: ignore[no-untyped-call]
+
+    def connectionLost(self, reason: Failure) -> None:  # noqa: N802
+        tcp.Port.connectionLost(self, reason)  # type: ignore[no-untyped-call]
+
+    def doRead(self) -> None:  # noqa: N802
+        self.numberAccepts = 1
+        super().doRead()  # type: ignore[no-untyped-call]
+
+
+def _take_over(descriptor: int, factory: Any, reactor: Any) -> Any:
+    # As `reactor.adoptStreamPort` does, which knows neither turns nor that a Unix socket is somebody else's.
+    with socket.socket(fileno=descriptor) as inherited:
+        inherited.setblocking(False)
+        if inherited.family == socket.AF_UNIX:
+            port: Any = _SharedUnixPort._fromListeningDescriptor(reactor, descriptor, factory)  # type: ignore[no-untyped-call]
+        else:
+            port = _SharedTcpPort._fromListeningDescriptor(reactor, descriptor, inherited.family, factory)  # type: ignore[no-untyped-call]
+    port.startListening()
+    return port
+
+
+# ── For the watchdog ──
+
+
+def entrances_of(opened: Sequence[Open]) -> list[Entrance]:
+    """All listeners, as the watchdog knocks at them."""
+    return [
+        _entrance(one.listener, text, port.getHost())
+        for one in opened
+        for text, port in zip(one.listener.endpoint, one.ports, strict=True)
+    ]
+
+
+def _entrance(listener: Listener, endpoint: str, address: IAddress) -> Entrance:
+    # The watchdog's look at ourselves comes from the address that it dials: perhaps one that must begin with a PROXY header.
+    ip, _ = peer_of(address)
+    if ip.is_unspecified:
+        ip = ip_address("::1" if ip.version == 6 else "127.0.0.1")
+    preface = LOCAL if is_within(ip, listener.proxy) else b""
+    return Entrance(listener.name, where_to_dial(address), listener.is_implicit_tls(endpoint), preface)
+
+
+class Within:
+    """A dialer that reaches the listeners of this very process, where other processes wait at the same sockets.
+
+    Each connection is a pair of Unix sockets, so its client counts as 127.0.0.1.
+    """
+
+    def __init__(self, opened: Sequence[Open], reactor: Any) -> None:
+        self._reactor = reactor
+        self._factories: dict[str, Any] = {}
+        self.entrances: list[Entrance] = []
+        """All listeners, by names that `dial` knows."""
+        for one in opened:
+            for text, port in zip(one.listener.endpoint, one.ports, strict=True):
+                preface = LOCAL if is_within(ip_address("127.0.0.1"), one.listener.proxy) else b""
+                self.entrances.append(Entrance(one.listener.name, text, one.listener.is_implicit_tls(text), preface))
+                self._factories[text] = port.factory
+
+    async def dial(self, where: str, factory: Any, timeout: float) -> Any:  # noqa: ARG002 - it waits for nothing
+        """See `IDialer`; ``where`` is an endpoint string of the configuration."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            for end, who in ((theirs, self._factories[where]), (ours, factory)):
+                end.setblocking(False)
+                self._reactor.adoptStreamConnection(end.fileno(), socket.AF_UNIX, who)

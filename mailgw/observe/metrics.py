@@ -1,0 +1,196 @@
+"""What Prometheus finds at /metrics: the journal's events counted, and how the queue is at the moment of asking.
+
+Samples are plain numbers by name and labels: ``("mailgw_deliveries", "internet")``. So the parent of several workers can add
+theirs up. No label holds what a client or a message says: labels are names from the configuration, stages and reply codes.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+from attrs import define, field
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import NOT_FOUND, SERVICE_UNAVAILABLE
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Site
+from zope.interface import implementer
+
+from mailgw.interfaces import IObserver
+from mailgw.journal import Accepted, Bounced, Connected, Delayed, Delivered, Discarded, Failed, Fault, Held, Refused
+
+__all__ = ["Metrics", "Samples", "gauges_of", "page", "render"]
+
+Samples = dict[tuple[str, ...], float]
+
+_MOST = 5000  # samples: what is beyond is counted under the label "other"
+
+_COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "mailgw_sessions": ("Sessions that began.", ("listener",)),
+    "mailgw_accepted_messages": ("Messages that were answered with 250 and are ours.", ()),
+    "mailgw_accepted_recipients": ("Their recipients.", ()),
+    "mailgw_accepted_octets": ("Their octets, as they came.", ()),
+    "mailgw_refusals": ("Refusals, by stage, by the policy or rule that refused, and by reply code.", ("stage", "by", "code")),
+    "mailgw_held_messages": ("Messages that were accepted and put on hold.", ("by",)),
+    "mailgw_discarded_messages": ("Messages that a policy threw away.", ("by",)),
+    "mailgw_deliveries": ("Recipients whose mail went into other hands.", ("gateway",)),
+    "mailgw_delivery_seconds": ("Time from arrival to delivery, added up over these recipients.", ("gateway",)),
+    "mailgw_deferrals": ("Attempts that did not succeed and will be repeated, by recipient.", ("gateway",)),
+    "mailgw_failures": ("Recipients that were given up.", ("gateway",)),
+    "mailgw_bounces": ("DSNs that were queued, by what they tell.", ("action",)),
+    "mailgw_faults": ("What did not work inside of mailgw or a plugin.", ("component",)),
+}
+_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "mailgw_uptime_seconds": ("Since the start.", ()),
+    "mailgw_workers_ready": ("Workers that take mail.", ()),
+    "mailgw_open_sessions": ("Sessions at this moment.", ("listener",)),
+    "mailgw_queue_recipients": ("Recipients in the queue.", ("gateway", "state")),
+    "mailgw_queue_oldest_timestamp_seconds": ("When the oldest of them arrived.", ()),
+    "mailgw_active_deliveries": ("Deliveries at this moment.", ()),
+    "mailgw_backed_off_destinations": ("Destinations that cannot be reached and are left alone for a while.", ()),
+    "mailgw_store_blocked": ("1 while the queue cannot write down what became of deliveries.", ()),
+}
+
+
+@implementer(IObserver)
+@define(eq=False)
+class Metrics:
+    """Counts the journal's events, in less than a microsecond each."""
+
+    samples: Samples = field(factory=dict)
+
+    def note(self, event: Any) -> None:
+        samples = self.samples
+        for key, number in _CHANGES.get(type(event), _nothing)(event):
+            try:
+                samples[key] += number
+            except KeyError:
+                self._begin(key, number)
+
+    def _begin(self, key: tuple[str, ...], number: float) -> None:
+        if len(self.samples) >= _MOST:
+            key = (key[0], *("other" for _ in key[1:]))
+        self.samples[key] = self.samples.get(key, 0) + number
+
+
+_Changes = Iterable[tuple[tuple[str, ...], float]]
+
+
+def _nothing(event: Any) -> _Changes:  # noqa: ARG001
+    return ()
+
+
+_CHANGES: Mapping[type, Callable[[Any], _Changes]] = {
+    Connected: lambda event: ((("mailgw_sessions", event.listener), 1),),
+    Accepted: lambda event: (
+        (("mailgw_accepted_messages",), 1),
+        (("mailgw_accepted_recipients",), len(event.recipients)),
+        (("mailgw_accepted_octets",), event.size),
+    ),
+    Refused: lambda event: ((("mailgw_refusals", event.stage, event.by, str(event.reply.code)), 1),),
+    Held: lambda event: ((("mailgw_held_messages", event.by), 1),),
+    Discarded: lambda event: ((("mailgw_discarded_messages", event.by), 1),),
+    Delivered: lambda event: ((("mailgw_deliveries", event.gateway), 1), (("mailgw_delivery_seconds", event.gateway), event.seconds)),
+    Delayed: lambda event: ((("mailgw_deferrals", event.gateway), 1),),
+    Failed: lambda event: ((("mailgw_failures", event.gateway), 1),),
+    Bounced: lambda event: ((("mailgw_bounces", event.action), 1),),
+    Fault: lambda event: ((("mailgw_faults", event.component), 1),),
+}
+
+
+def gauges_of(status: Mapping[str, Any], stats: Mapping[str, Any]) -> Samples:
+    """How things are, from the answers to an operator's "status" and "queue_stats"."""
+    dispatcher = status["dispatcher"]
+    workers = status.get("workers")
+    samples: Samples = {
+        ("mailgw_uptime_seconds",): status["uptime"],
+        ("mailgw_workers_ready",): 1 if workers is None else sum(one["state"] == "ready" for one in workers.values()),
+        ("mailgw_active_deliveries",): dispatcher["active"],
+        ("mailgw_backed_off_destinations",): len(dispatcher["backed_off"]),
+        ("mailgw_store_blocked",): int(dispatcher["store_blocked"]),
+    }
+    for name, listener in status["listeners"].items():
+        samples["mailgw_open_sessions", name] = listener["sessions"]
+    for row in stats["destinations"]:
+        for state in ("waiting", "held"):
+            key = ("mailgw_queue_recipients", row["gateway"], state)
+            samples[key] = samples.get(key, 0) + row[state]
+    if stats["total"]["oldest"] is not None:
+        samples[("mailgw_queue_oldest_timestamp_seconds",)] = stats["total"]["oldest"]
+    return samples
+
+
+class _Found(Collector):
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+
+    def collect(self) -> Iterable[Metric]:
+        by_name: dict[str, list[tuple[tuple[str, ...], float]]] = {}
+        for key, value in sorted(self._samples.items()):
+            by_name.setdefault(key[0], []).append((key[1:], value))
+        for families, kind in ((_COUNTERS, CounterMetricFamily), (_GAUGES, GaugeMetricFamily)):
+            for name, (text, names) in families.items():
+                family = kind(name, text, labels=names)
+                # What has no labels is there from the beginning.
+                for labels, value in by_name.get(name, () if names or kind is GaugeMetricFamily else (((), 0),)):
+                    family.add_metric(labels, value)
+                yield family
+
+
+def render(samples: Samples) -> bytes:
+    """Samples in Prometheus's text format."""
+    registry = CollectorRegistry()
+    registry.register(_Found(samples))
+    return generate_latest(registry)
+
+
+class _Page(Resource):
+    isLeaf = True  # noqa: N815
+
+    def __init__(self, ask: Callable[[], Awaitable[Samples]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._ask = ask
+
+    def render_GET(self, request: Any) -> Any:  # noqa: N802
+        if request.path != b"/metrics":
+            request.setResponseCode(NOT_FOUND)
+            return b"metrics are at /metrics\n"
+        gone: list[object] = []
+        request.notifyFinish().addErrback(gone.append)
+        answer = Deferred.fromCoroutine(_wait(self._ask()))
+        answer.addCallbacks(self._tell, self._complain, callbackArgs=(request, gone), errbackArgs=(request, gone))
+        return NOT_DONE_YET
+
+    def _tell(self, samples: Samples, request: Any, gone: list[object]) -> None:
+        if not gone:
+            request.setHeader(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+            request.write(render(samples))
+            request.finish()
+
+    def _complain(self, failure: Failure, request: Any, gone: list[object]) -> None:
+        _log.error("metrics cannot be told: {problem}", problem=failure.value)
+        if not gone:
+            request.setResponseCode(SERVICE_UNAVAILABLE)
+            request.finish()
+
+
+class _Site(Site):
+    noisy = False
+
+    def log(self, request: Any) -> None:
+        """Nothing: who asks every few seconds is no news."""
+
+
+_log = Logger(namespace="mailgw.metrics")
+
+
+async def _wait(samples: Awaitable[Samples]) -> Samples:
+    return await samples
+
+
+def page(ask: Callable[[], Awaitable[Samples]]) -> Any:
+    """The factory of an HTTP server with the page /metrics; ``ask`` gives all samples."""
+    return _Site(_Page(ask))  # type: ignore[no-untyped-call]
