@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench soak crash clean
 run: $(VENV)/ready
 	$(BIN)/twistd -n mailgw
 
@@ -16,6 +16,14 @@ lint: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+# Ten minutes: a day's mail of every kind; what grows, is lost or complains is a failure.
+soak: $(VENV)/ready
+	$(BIN)/python tests/live/soak.py $(ARGS)
+
+# Some minutes: fifty times kill -9 under load; what is lost or in pieces is a failure.
+crash: $(VENV)/ready
+	$(BIN)/python tests/live/crash.py $(ARGS)
 
 $(VENV)/ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -62,8 +62,8 @@ def script(how: str, size: int) -> Script:
 class Load:
     """One run. `run` it; what came of it is in the attributes."""
 
-    def __init__(self, port: int, script: Script, sessions: int, messages: int, per_connection: int) -> None:
-        self.port, self.script, self.per_connection = port, script, per_connection
+    def __init__(self, port: int, script: Script, sessions: int, messages: int, per_connection: int, pause: float = 0.0) -> None:
+        self.port, self.script, self.per_connection, self.pause = port, script, per_connection, pause
         self.left = messages  # not begun yet
         self.failed = 0
         self.first_failure = ""
@@ -75,7 +75,7 @@ class Load:
 
     def run(self) -> dict[str, Any]:
         """Send everything, and give the result as plain values."""
-        began = time.monotonic()
+        began, used = time.monotonic(), time.process_time()
         for _ in range(self.sessions):
             self.connect()
         while self.open:
@@ -101,12 +101,13 @@ class Load:
             "rate": len(self.latencies) / (ended - began),
             "p50_ms": percentile(self.latencies, 0.50) * 1000,
             "p99_ms": percentile(self.latencies, 0.99) * 1000,
-            "load_cpu_seconds": time.process_time(),
+            "load_cpu_seconds": time.process_time() - used,
         }
 
     def connect(self) -> None:
         """Open a session for the next message, if one is left."""
         if self.left:
+            time.sleep(self.pause)
             self.left -= 1
             self.connections += 1
             session = Session(self)
@@ -127,7 +128,7 @@ class Session:
         self.number = self.socket.fileno()
         load.poll.register(self.number, select.EPOLLIN)
         self.buffer = b""
-        self.unsent = b""
+        self.unsent: bytes | memoryview = b""
         self.sent = 0  # messages, with the one that is being sent
         self.steps = iter(load.script.opening)
         self.codes = list(next(self.steps).codes)
@@ -186,7 +187,7 @@ class Session:
         self.steps = iter(load.script.message)
         return next(self.steps)
 
-    def send(self, octets: bytes) -> None:
+    def send(self, octets: bytes | memoryview) -> None:
         try:
             sent = self.socket.send(octets)
         except BlockingIOError:
@@ -195,7 +196,7 @@ class Session:
             self.fail(str(problem))
             return
         if sent < len(octets):
-            self.unsent = octets[sent:]
+            self.unsent = memoryview(octets)[sent:]  # of 25 MiB nothing is to be copied again and again
             self.load.poll.modify(self.number, select.EPOLLIN | select.EPOLLOUT)
 
     def send_rest(self) -> None:
@@ -230,8 +231,12 @@ def main() -> int:
     options.add_argument("--per-connection", type=int, default=0, help="messages before QUIT; 0: no end (%(default)s)")
     options.add_argument("--size", type=int, default=1024, help="octets of a message (%(default)s)")
     options.add_argument("--how", choices=["one-by-one", "pipelined", "bdat"], default="one-by-one")
+    options.add_argument("--pause", type=float, default=0.0, help="seconds before each connection; with one session only (%(default)s)")
     chosen = options.parse_args()
-    load = Load(chosen.port, script(chosen.how, chosen.size), chosen.sessions, chosen.messages, chosen.per_connection)
+    if chosen.pause and chosen.sessions != 1:
+        options.error("--pause holds up all sessions; say --sessions 1")
+    spoken = script(chosen.how, chosen.size)
+    load = Load(chosen.port, spoken, chosen.sessions, chosen.messages, chosen.per_connection, chosen.pause)
     result = load.run()
     print(json.dumps(result))
     return 1 if result["failed"] else 0

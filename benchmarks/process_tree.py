@@ -85,11 +85,18 @@ class ProcessTree:
 
     def peak_memory(self) -> int:
         """The sum of the largest resident sizes (octets) of all its living processes; shared pages count in each."""
+        return self._sum_of("VmHWM:")
+
+    def memory(self) -> int:
+        """The sum of the resident sizes (octets) of all its processes at this moment."""
+        return self._sum_of("VmRSS:")
+
+    def _sum_of(self, label: str) -> int:
         size = 0
         for pid in self.pids():
             with suppress(OSError):
                 lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-                size += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+                size += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(label))
         return size
 
     def __enter__(self) -> "ProcessTree":

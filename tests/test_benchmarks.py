@@ -173,32 +173,131 @@ def is_running(pid):
         return False
 
 
+# ── STARTTLS and idle clients, against the bare protocol ──
+
+
+@pytest.fixture
+def bare(tools, tmp_path):
+    from process_tree import ProcessTree, free_port
+    from servers import SERVERS, Wish
+
+    port = free_port()
+    with ProcessTree(SERVERS["bare"].command(tmp_path, port, Wish(tls=True)), tmp_path) as tree:
+        tree.wait_for_greeting(port)
+        yield tree, port
+
+
+def test_handshakes_are_counted(bare):
+    command = [sys.executable, BENCHMARKS / "handshakes.py", str(bare[1]), "--handshakes", "20", "--sessions", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["done"], result["failed"]) == (20, 0)
+    assert 0 < result["p50_ms"] <= result["p99_ms"] <= result["seconds"] * 1000
+
+
+def test_no_handshake_is_a_failure(sink):
+    command = [sys.executable, BENCHMARKS / "handshakes.py", str(ask(sink)["port"]), "--handshakes", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    result = json.loads(done.stdout)
+    assert (done.returncode, result["done"], result["failed"], result["first_failure"]) == (1, 0, 4, "500 5.5.1 unknown")
+
+
+def test_idle_clients_stay_until_they_are_told_to_go(bare):
+    tree, port = bare
+    descriptors = Path(f"/proc/{tree.process.pid}/fd")
+    before = len(os.listdir(descriptors))
+    command = [sys.executable, BENCHMARKS / "idle.py", str(port), "--connections", "250"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as clients:
+        assert json.loads(clients.stdout.readline())["open"] == 250
+        assert len(os.listdir(descriptors)) == before + 250
+        assert tree.memory() <= tree.peak_memory()
+        clients.stdin.close()
+        assert clients.wait(PATIENCE) == 0
+
+
+def test_idle_clients_that_were_not_let_in_are_a_failure():
+    def talk(stream):
+        stream.write(b"421 4.3.2 too many\r\n")
+
+    command = [sys.executable, BENCHMARKS / "idle.py", str(serve(talk)), "--connections", "3"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
+    result = json.loads(done.stdout)
+    assert (done.returncode, result["open"], result["failed"]) == (1, 0, 3)
+
+
+# ── Whole runs ──
+
+
 def run(*options):
     command = [sys.executable, BENCHMARKS / "run.py", *map(str, options)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env={**os.environ, "COLUMNS": "80"})
 
 
 @pytest.mark.live
-@pytest.mark.parametrize(("only", "servers"), [("pipelined", ["bare", "mailgw"]), ("relay", ["mailgw"])])
-def test_a_run_gives_a_table_and_figures(tmp_path, only, servers):
+@pytest.mark.parametrize(
+    ("only", "servers", "headline"),
+    [
+        pytest.param("10 sessions, pipelined", ["bare", "mailgw"], "cpu", id="accept"),
+        pytest.param("10 KiB", ["mailgw", "aiosmtpd"], "cpu", id="beside-aiosmtpd"),
+        pytest.param("relay", ["mailgw"], "cpu", id="relay"),
+        pytest.param("at once", ["mailgw"], "memory", id="big"),
+        pytest.param("2,000 connections", ["mailgw"], "memory", id="idle"),
+        pytest.param("latency", ["mailgw"], "p99", id="latency"),
+        pytest.param("STARTTLS", ["mailgw"], "cpu", id="starttls"),
+        pytest.param("start-up", ["mailgw"], "p50", id="start-up"),
+    ],
+)
+def test_a_run_gives_a_table_and_figures(tmp_path, only, servers, headline):
     file = tmp_path / "figures.json"
-    done = run("--only", only, "--servers", ",".join(servers), "--messages", 200, "--rounds", 1, "--json", file, "--folder", tmp_path)
+    done = run("--only", only, "--servers", ",".join(servers), "--quick", "--scale", 0.5, "--json", file, "--folder", tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(file.read_text())
     [(case, rows)] = report["medians"].items()
     assert only in case
     assert list(rows) == servers
-    assert case in done.stdout
+    [first, *others] = [line for line in done.stdout.splitlines() if line.startswith("| ")][1:]
+    assert first.startswith(f"| {case} | {servers[0]} | ")
+    assert len(others) == len(servers) - 1
     for server, row in rows.items():
         assert report["turns"][case][server] == [row]
-        assert row["cpu_us"] > 0
         assert row["rate"] > 0
-        assert f"{row['cpu_us']:.0f}" in done.stdout
-    assert set(report["machine"]) >= {"cpu", "cores", "kernel", "python", "twisted"}
+        assert row[headline] > 0
+    assert "**" in first
+    assert set(report["machine"]) >= {"cpu", "cores", "kernel", "python", "twisted", "load_average_before"}
+    assert f"cores {os.cpu_count()}" in done.stdout
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_a_server_lacks_is_said(tmp_path):
+    done = run("--only", "BDAT", "--servers", "bare", "--quick", "--folder", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "BDAT: without bare: it does not know CHUNKING" in done.stdout
+
+
+def test_the_table(tools):
+    from cases import CASES, Figures
+    from table import markdown
+
+    cases = {case.name: case for case in CASES}
+    turns = {
+        "accept, 1 KiB, 10 sessions": {
+            "bare": [Figures(cpu=100e-6, rate=9000, memory=50 << 20, p50=0.001, p99=0.002, load=0.5)],
+            "mailgw": [Figures(cpu=cpu, rate=3000, memory=60 << 20, p50=0.0125, p99=0.02, load=0.25) for cpu in (250e-6, 300e-6)],
+        },
+        "accept, 25 MiB, 4 sessions": {"mailgw": [Figures(cpu=4.25, rate=0.17, memory=60 << 20, p50=0.5, p99=0.6, load=0.2)]},
+        "idle, 2,000 connections": {"mailgw": [Figures(cpu=0.02, rate=900, memory=4608)]},
+    }
+    results = [(cases[name], {server: some[0] for server, some in rows.items()}, rows) for name, rows in turns.items()]
+    assert list(markdown(results))[2:] == [
+        "| accept, 1 KiB, 10 sessions | bare | **100 µs** | 9000/s | 1.00 | 2.00 | 50 MiB | 50% |  |",
+        "|  | mailgw | **250 µs (250 µs - 300 µs)** | 3000/s | 12.5 | 20.0 | 60 MiB | 25% | 2.50 x bare |",
+        "| accept, 25 MiB, 4 sessions | mailgw | **4.2 s** | 170 MB/s | 500.0 | 600.0 | 60 MiB | 20% |  |",
+        "| idle, 2,000 connections | mailgw | 20.0 ms | 900/s | - | - | **4.5 KiB each** | - |  |",
+    ]
 
 
 def test_an_unknown_server_is_named():
     done = run("--servers", "bare,sendmail")
     assert done.returncode == 2
-    assert "no server sendmail; there are bare, mailgw, postfix" in done.stderr
+    assert "no server sendmail; there are bare, mailgw, 2 workers, postfix, aiosmtpd" in done.stderr

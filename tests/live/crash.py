@@ -20,7 +20,7 @@ def main():
     options.add_argument("--kills", type=int, default=50, help="(%(default)s)")
     options.add_argument("--workers", type=int, default=1, help="processes of the gateway (%(default)s)")
     options.add_argument("--target", choices=TARGETS, default="all", help="whom to kill (%(default)s); worker needs several of them")
-    options.add_argument("--gap", type=float, default=1.5, help="seconds between a start and a kill, at most (%(default)s)")
+    options.add_argument("--gap", type=float, default=1.5, help="seconds between a greeting and a kill, at most (%(default)s)")
     chosen = options.parse_args()
     if chosen.target != "all" and chosen.workers < 2:
         options.error(f"--target {chosen.target} needs --workers 2 or more")

@@ -112,7 +112,9 @@ class Killer:
         self.dice = random.Random()
 
     def strike(self, gap):
-        """Wait up to ``gap`` seconds, more or less from the start of the process, and kill."""
+        """Wait up to ``gap`` seconds and kill; one in five does not wait for the greeting before, and may come too early for it."""
+        if self.dice.random() < 0.8:
+            wait_until(lambda: answers(self.gateway.port), "a start")
         time.sleep(self.dice.random() * gap)
         self.early += not answers(self.gateway.port)
         workers = below(self.gateway.process.pid)

@@ -1,6 +1,9 @@
 """kill -9 at random moments under load: every message that got a 250 arrives, and none in pieces. More of it: `make crash`."""
 
+import pytest
 from killing import ordeal
+
+pytestmark = pytest.mark.live
 
 
 def test_nothing_acknowledged_is_lost(tmp_path):
