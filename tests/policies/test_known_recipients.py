@@ -64,7 +64,7 @@ def clock():
 def logged():
     events = []
     globalLogPublisher.addObserver(events.append)
-    yield lambda: [event["log_format"].format(**event) for event in events if event["log_namespace"] == "mailgw.policies.known_recipients"]
+    yield lambda: [event["log_format"].format(**event) for event in events if event["log_namespace"] == "mailgw.policies.kept_file"]
     globalLogPublisher.removeObserver(events.append)
 
 
