@@ -298,6 +298,9 @@ class IQueueStore(Interface):
         Gives a `Put` for each notice, leased to the caller. Messages whose recipients are all over are removed.
         """
 
+    async def bring_forward(seconds: float, after: float) -> None:
+        """What waits and is due later than ``after`` (POSIX seconds) is due so many seconds earlier: the clock was set back."""
+
     def leased() -> int:
         """How many recipients are leased at this moment."""
 

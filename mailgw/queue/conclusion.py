@@ -72,7 +72,7 @@ def conclude(
         where = (envelope.session, parcel.message, str(address), destination.gateway, outcome.peer, outcome.reply)
         if outcome.fate is Fate.DELIVERED:
             state = State.DELIVERED
-            conclusion.events.append(Delivered(*where, now - envelope.arrived))
+            conclusion.events.append(Delivered(*where, max(0.0, now - envelope.arrived)))
             success = _SUCCESS[outcome.handed] if queued.recipient.notify else None
             if success:
                 _report(conclusion, parcel, queued, outcome, success, now)

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from mailgw.interfaces import IGateway, IIdentity, IQueueStore
+from mailgw.interfaces import IGateway, IIdentity, IQueueStore, StoreUnavailable
 from mailgw.journal import Fault, Journal
 from mailgw.queue.bounce import Report
 from mailgw.queue.conclusion import conclude, understand
@@ -79,6 +79,7 @@ class Dispatcher:
         limits = connections or {}
         self._gateways = gateways
         self._schedules = schedules
+        self._store = store
         self._journal = journal
         self._clock = clock
         self._randomness = randomness
@@ -122,6 +123,24 @@ class Dispatcher:
             lane.blocked_until = lane.not_before = 0.0
         self._settling.again()
         self._reading.scan()
+
+    async def clock_was_set(self, by: float) -> None:
+        """Go on where the machine's clock was set forward, or back (less than nothing), and ``clock.seconds()`` with it.
+
+        Back-offs and time limits keep what is left of them. What waits in the store keeps its time when the clock was set back; when
+        it was set forward, what has become due by it is tried: too early rather than too late.
+        """
+        for flight in self._flights:
+            flight.started += by
+        for lane in self._lanes:
+            lane.blocked_until += by
+            lane.not_before += by
+        if by < 0:
+            try:
+                await self._store.bring_forward(-by, self._clock.seconds())
+            except StoreUnavailable as problem:
+                self._journal.note(Fault("", "store", f"what waits is tried late, since the clock was set back: {problem}"))
+        self._reading.start_over()
 
     async def stop(self, seconds: float) -> None:
         """Start nothing new, give running deliveries ``seconds`` to end, release the rest, and write everything down.

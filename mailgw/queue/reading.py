@@ -98,6 +98,14 @@ class Reading:
         self._scan_at = min(self._scan_at, self._clock.seconds())
         self._arm()
 
+    def start_over(self) -> None:
+        """Forget when things are due, and ask the store again."""
+        self._alarms.clear()
+        for lane in self._lanes:
+            lane.due = lane.alarm = inf
+        self._scan_at = inf
+        self.scan()
+
     def expect(self, destination: Destination, due: float) -> None:
         """The store holds something for ``destination`` that is due at ``due``, in POSIX seconds."""
         lane = self._lanes.get(destination)

@@ -201,6 +201,12 @@ class Conversation:
             raise Gone("refused")
         return event
 
+    def clock_was_set(self, by: float) -> None:
+        """Go on by a clock that was set forward, or back (less than nothing)."""
+        self._since += by
+        if self._transaction is not None:
+            self._transaction.content_since += by
+
     def _grant_time(self) -> None:
         # For a whole command, or the next piece of content; octets of half a command earn nothing.
         reception, transaction = self._reception, self._transaction

@@ -66,6 +66,7 @@ class SmtpProtocol(Protocol):
         self._throttled = False  # the client does not read
         self._direct = False
         self._handshake: Deferred[None] | None = None
+        self._conversation: Conversation | None = None
         self._session = ""  # its id, from the moment on when there is a conversation
         self._half_closed = False  # the client says no more, but listens
 
@@ -224,6 +225,12 @@ class SmtpProtocol(Protocol):
         elif self._waiter is not None and not self._engine.in_transaction and not self._engine.in_content:
             self._stop_waiting("shutdown")
 
+    def clock_was_set(self, by: float) -> None:
+        """The client keeps what is left of its time where the clock is set forward, or back (less than nothing)."""
+        self.deadline += by
+        if self._conversation is not None:
+            self._conversation.clock_was_set(by)
+
     def abort(self) -> None:
         """End now."""
         transport: Any = self.transport
@@ -237,7 +244,7 @@ class SmtpProtocol(Protocol):
         client = ClientFacts(
             session=self._session, listener=reception.listener, kind=reception.kind, ip=self._ip, port=self._port, tls=tls
         )
-        conversation = Conversation(reception, self, self._engine, client)
+        self._conversation = conversation = Conversation(reception, self, self._engine, client)
         Deferred.fromCoroutine(conversation.hold()).addErrback(self._failed).addBoth(lambda _: self._end())
 
     def _failed(self, failure: Failure) -> None:
@@ -363,6 +370,12 @@ class SmtpFactory(Factory):
         self._by_client[client] -= 1
         if not self._by_client[client]:
             del self._by_client[client]
+
+    def clock_was_set(self, by: float) -> None:
+        """All sessions keep what is left of their times."""
+        self._noted += by
+        for protocol in self._sessions:
+            protocol.clock_was_set(by)
 
     def _sweep(self) -> None:
         # One timer for all: a look at 10,000 deadlines costs 1 ms, a timer for each session 6 µs and memory.

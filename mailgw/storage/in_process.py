@@ -112,6 +112,13 @@ class InProcessStore:
             self._remove_if_over(row.message)
         return [self._keep(n.envelope, n.content, ((n.recipient, n.destination),), "") for n in notices]
 
+    async def bring_forward(self, seconds: float, after: float) -> None:
+        """See `IQueueStore`."""
+        self._check()
+        for row in self._rows.values():
+            if row.state is State.WAITING and row.due > after:
+                row.due -= seconds
+
     def leased(self) -> int:
         """See `IQueueStore`."""
         return len(self._leased)

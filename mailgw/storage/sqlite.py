@@ -23,11 +23,12 @@ from zope.interface import implementer
 from mailgw.interfaces import IQueueDesk, IQueueStore, StoreDamaged, StoreFull
 from mailgw.storage import statements as sql
 from mailgw.storage.damage import damage, highest_number, mark, set_aside
-from mailgw.storage.desk import TABLES, Desk, selecting, teach_folding
+from mailgw.storage.desk import Desk, teach_folding
 from mailgw.storage.destinations import Destinations
 from mailgw.storage.folder import Folder
 from mailgw.storage.housekeeping import remove_strays, tidy
 from mailgw.storage.leases import Leases
+from mailgw.storage.orders import Orders
 from mailgw.storage.room import Room
 from mailgw.storage.schema import (
     INSERT_MESSAGE,
@@ -51,9 +52,7 @@ __all__ = ["SqliteStore"]
 _Result = TypeVar("_Result")
 _PutItem = tuple[Envelope, Content, Sequence[tuple[Recipient, Destination]], str]
 _SettleItem = tuple[Sequence[Settlement], Sequence[Notice]]
-_TellItem = tuple[Selection, Order, str, int]
 
-_TELL_AT_ONCE = 2000  # recipients looked at in one transaction, so that mail need not wait long for an operator
 _ROW = 16384  # octets that a message takes beside its content, at most two pages
 _TIDY_EVERY = 1000  # settling transactions
 
@@ -78,6 +77,7 @@ class SqliteStore:
         self._readers.start()
         self._writer = Writer(database, reactor, self._trouble)
         self._destinations = Destinations(database, self._writer)
+        self._orders = Orders(database, self._leases, self._remove)
         self.set_aside = ""  # what was wrong with the database that was here before, and where it is now
         self.damage = ""  # what is wrong with this one
         self.tell_damage: Callable[[str], object] = lambda _: None
@@ -167,6 +167,12 @@ class SqliteStore:
         """See `IQueueStore`. What is said about a recipient that is not leased is ignored."""
         return await self._writer.submit(self._settle, (settlements, notices), self._unheard_puts, not notices)
 
+    async def bring_forward(self, seconds: float, after: float) -> None:
+        """See `IQueueStore`. Many are worked off in several transactions."""
+        reached = 0
+        while reached >= 0:
+            reached = await self._writer.submit(self._orders.bring_forward, (seconds, after, reached))
+
     def leased(self) -> int:
         """See `IQueueStore`."""
         return len(self._leases)
@@ -192,7 +198,7 @@ class SqliteStore:
         """
         told, reached = 0, 0
         while reached >= 0:
-            number, reached = await self._writer.submit(self._tell, (selection, order, reason, reached))
+            number, reached = await self._writer.submit(self._orders.tell, (selection, order, reason, reached))
             told += number
         return told
 
@@ -313,30 +319,6 @@ class SqliteStore:
             self._database.execute(sql.REMOVE_RECIPIENTS, (json.dumps(recipients),))
             self._database.execute(sql.REMOVE_MESSAGES, (json.dumps(messages),))
         return set(messages)
-
-    def _tell(self, items: Sequence[_TellItem]) -> Sequence[tuple[int, int]]:
-        """For each order: how many recipients were told, and the last number that was looked at, or -1 at the end."""
-        return [self._tell_some(*item) for item in items]
-
-    def _tell_some(self, selection: Selection, order: Order, reason: str, after: int) -> tuple[int, int]:
-        part = self._database.execute(sql.PART, (after, _TELL_AT_ONCE - 1)).fetchone() if selection.message is None else None
-        upto = part[0] if part else self._last_recipient
-        condition, values = selecting(selection)
-        statement = sql.SELECTED.format(tables=TABLES, condition=condition, states=sql.REACHED_BY[order])
-        found = self._database.execute(statement, (*values, after, upto)).fetchall()
-        told = {recipient: message for recipient, message in found if recipient not in self._leases}
-        numbers = json.dumps(list(told))
-        if order is Order.HOLD:
-            self._database.execute(sql.HOLD, (reason, numbers))
-        elif order is Order.DROP:
-            over: dict[int, list[int]] = {}
-            for recipient, message in told.items():
-                over.setdefault(message, []).append(recipient)
-            self._remove(over)
-            self._database.execute(sql.DROP, (reason, numbers))  # those that have open siblings
-        else:
-            self._database.execute(sql.RETRY, (numbers,))
-        return len(told), upto if part else -1
 
     # ── In the writer's thread, between transactions ──
 

@@ -29,7 +29,9 @@ SETTLE = """
     UPDATE recipient SET state = ?, reply = ?, peer = ?, due = ?, attempts = ?, delay_told = ?, destination = coalesce(?, destination)
     WHERE id = ?"""
 SELECTED = "SELECT r.id, r.message FROM {tables} WHERE {condition} AND r.state IN ({states}) AND r.id > ? AND r.id <= ? ORDER BY r.id"
+LAST_RECIPIENT = "SELECT recipient FROM counter"
 PART = "SELECT id FROM recipient WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?"
+BRING_FORWARD = f"UPDATE recipient SET due = due - ? WHERE id > ? AND id <= ? AND state = {WAITING} AND due > ?"  # noqa: S608
 RETRY = f"UPDATE recipient SET state = {WAITING}, due = 0, reason = '' WHERE id IN {THESE}"  # noqa: S608
 HOLD = f"UPDATE recipient SET state = {HELD}, reason = ? WHERE id IN {THESE}"  # noqa: S608
 DROP = f"UPDATE recipient SET state = {DROPPED}, reason = ? WHERE id IN {THESE}"  # noqa: S608

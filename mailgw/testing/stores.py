@@ -255,6 +255,18 @@ class QueueStoreContract:
         (entry,) = pump.run(store.find(Selection(gateway="elsewhere")))
         assert (entry.reply, entry.attempts, entry.due, entry.leased) == ("said", 3, 5000.0, True)
 
+    def test_what_is_due_late_can_be_brought_forward(self, store: Any, pump: Pump) -> None:
+        """When the clock was set back."""
+        puts = [self.keep(store, pump, f"{number}@example.org") for number in range(3)]
+        held = pump.run(store.put(self.envelope(), Content.of(b"x\r\n"), self.to("held@example.org"), hold="odd"))
+        for put, due in zip(puts, (1500.0, 5000.0, 9000.0), strict=True):
+            pump.run(store.settle(self.settled(put.parcels[0], State.WAITING, due=due)))
+        pump.run(store.bring_forward(4000.0, 2000.0))
+        found = {entry.message: entry.due for entry in pump.run(store.find(Selection(state=State.WAITING)))}
+        assert found == {puts[0].message: 1500.0, puts[1].message: 1000.0, puts[2].message: 5000.0}
+        assert pump.run(store.find(Selection(message=held.message)))[0].due == 1000.0
+        assert pump.run(store.waiting()) == {self.mx: 1000.0}
+
     def test_a_failure_and_its_dsn_are_one(self, store: Any, pump: Pump) -> None:
         put = self.keep(store, pump, "a@example.org")
         notice = Notice(self.envelope(""), Content.of(b"report\r\n"), Recipient(Address.parse("anna@example.com")), self.lmtp)
