@@ -126,7 +126,7 @@ class PasswordFile:
 
     async def _knows(self, password: bytes, accounts: Accounts, account: Account | None) -> bool:
         if account is None or account.stored.scheme == "locked":
-            await self._checks.pretend(accounts.decoy, password)
+            await self._checks.pretend(accounts.decoys.password, password)
             return False
         return await self._checks.is_right(account.stored, password)
 
@@ -134,7 +134,7 @@ class PasswordFile:
         verifier = account.stored.verifier if account is not None else None
         if verifier is not None and verifier.hash_name == credentials.hash_name:
             return bool(await credentials.prove(verifier))
-        await credentials.prove(accounts.made_up(key, credentials.hash_name))
+        await credentials.prove(accounts.decoys.verifier(key, credentials.hash_name))
         return False
 
     def _hashed(self, credentials: Any, account: Account | None) -> bool:

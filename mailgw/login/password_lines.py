@@ -1,14 +1,12 @@
 """The lines of a password file: htpasswd's ``user:hash`` and Dovecot's ``user:{SCHEME}hash:uid:gid:...``, which are read alike."""
 
-import hmac
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 
 from attrs import field, frozen
 
-from mailgw.credentials import ScramVerifier
+from mailgw.login.decoys import Decoys
 from mailgw.login.schemes import BadHash, StoredPassword, read_stored
 from mailgw.smtp.saslprep import saslprep
 
@@ -71,37 +69,16 @@ class Accounts:
 
     by_key: Mapping[str, Account] = field(repr=False)
     schemes: frozenset[str]  # of the accounts that are not locked
-    decoy: StoredPassword  # costs what most cost: it is compared, for nothing, where there is no account
-    _shapes: Mapping[str, tuple[int, int]]  # by hash: iterations and length of the salt of most SCRAM verifiers
-    _secret: bytes = field(repr=False)
+    decoys: Decoys
 
     @classmethod
     def of(cls, by_key: Mapping[str, Account]) -> "Accounts":
         """Sum them up."""
         kept = [account.stored for account in by_key.values() if account.stored.scheme != "locked"]
-        shapes: dict[str, Counter[tuple[int, int]]] = {}
+        decoys = Decoys(sha256(b"".join(one.text.encode() + b"\n" for one in kept)).digest())
         for one in kept:
-            if one.verifier is not None:
-                shapes.setdefault(one.verifier.hash_name, Counter())[one.verifier.iterations, len(one.verifier.salt)] += 1
-        alike: dict[tuple[str, str], list[StoredPassword]] = {}
-        for one in kept:
-            alike.setdefault((one.scheme, one.cost), []).append(one)
-        decoy = max(alike.values(), key=len)[0] if alike else StoredPassword("locked")
-        return cls(
-            by_key,
-            frozenset(one.scheme for one in kept),
-            decoy,
-            {name: count.most_common(1)[0][0] for name, count in shapes.items()},
-            # Of all that is kept, so that no user knows it, and all processes that read this file have the same, today and tomorrow.
-            sha256(b"".join(one.text.encode() + b"\n" for one in kept)).digest(),
-        )
-
-    def made_up(self, key: str, hash_name: str) -> ScramVerifier:
-        """A verifier for a user who has none: always the same for one name, and not to be told from a real one."""
-        iterations, length = self._shapes.get(hash_name, (4096, 16))
-        size = 20 if hash_name == "SHA-1" else 32
-        salt, keys = (hmac.digest(self._secret, f"{hash_name} {part} {key}".encode(), "sha512") for part in ("salt", "keys"))
-        return ScramVerifier(hash_name, salt[:length], iterations, keys[:size], keys[32 : 32 + size], made_up=True)
+            decoys.see(one)
+        return cls(by_key, frozenset(one.scheme for one in kept), decoys)
 
 
 def read_accounts(path: Path, octets: bytes, allow_plaintext: bool = False, case_sensitive: bool = False) -> Accounts:

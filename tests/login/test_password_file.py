@@ -379,9 +379,9 @@ def test_an_unknown_user_takes_as_long_as_a_wrong_password(opened, pump, tmp_pat
 def test_what_most_accounts_cost_is_the_decoy_s_cost(path):
     ten = make("bcrypt", "x")
     text = f"a:{ten}\nb:{FAST}\nc:{FAST}\nd:{ANNA_1}\ne:!\nf:!\ng:!\n"
-    decoy = read_accounts(path, text.encode()).decoy
+    decoy = read_accounts(path, text.encode()).decoys.password
     assert (decoy.scheme, decoy.cost) == ("bcrypt", "05")
-    assert read_accounts(path, b"").decoy.scheme == "locked"
+    assert read_accounts(path, b"").decoys.password.scheme == "argon2id"
 
 
 def test_the_decoy_s_own_password_opens_nothing(opened, pump, path):
