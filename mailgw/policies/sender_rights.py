@@ -18,7 +18,7 @@ from mailgw.policies.kept_file import KeptFile
 from mailgw.policies.known_recipients import spellings
 from mailgw.policies.originators import Unreadable, fields_of, mailboxes_in
 from mailgw.values.address import Address, BadAddress, parse_domain
-from mailgw.values.decision import Decision, proceed, reject
+from mailgw.values.decision import Decision, Evidence, proceed, reject
 from mailgw.values.facts import ContentFacts, SenderFacts
 
 __all__ = ["SenderRights"]
@@ -168,4 +168,11 @@ def _asked(login: str, local_part: str, domain: str) -> dict[str, str]:
 
 def _refusal(login: str, address: Address, where: str, code: int) -> Decision:
     whom = str(address) if address else "<>"
-    return reject(f"{login} may not send as {whom}{where}", code=code, enhanced="5.7.1", why=f"login {login}, address {whom}")
+    return reject(
+        f"{login} may not send as {whom}{where}",
+        code=code,
+        enhanced="5.7.1",
+        why=f"login {login}, address {whom}",
+        evidence=(Evidence("login", login), Evidence("address", whom, where.strip() or "MAIL FROM")),
+        remedy="another address or login, or a right to this address",
+    )
