@@ -28,7 +28,8 @@ from traffic import Traffic
 LISTEN = """\
 starttls = "offer"
 tls = "default"
-command_timeout = "5s"
+command_timeout = "3s"
+data_timeout = "3s"
 max_sessions_per_client = 1000
 [tls.default]
 certificate = "pem"
