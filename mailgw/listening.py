@@ -55,6 +55,10 @@ class Open:
     door: Door = field(factory=Door)
     ports: list[Any] = field(factory=list)  # IListeningPort, with a fileno() and its factory
 
+    def sessions(self) -> int:
+        """How many there are at this moment."""
+        return self.door.inside.sessions if self.door.inside is not None else 0
+
 
 def open_listeners(configuration: Configuration, clock: IReactorTime) -> list[Open]:
     """All listeners with their certificates and aliases, not yet bound. Raises BadConfiguration, OSError, ValueError."""

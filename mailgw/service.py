@@ -24,6 +24,7 @@ from mailgw.admin.socket import AdminSocket, SocketInUse
 from mailgw.admin.together import Together
 from mailgw.assemble import House, Parts, guard_of, porter_of
 from mailgw.config.model import Configuration
+from mailgw.descriptors import Descriptors, raise_limit
 from mailgw.interfaces import IDialer, IIdentity, IMemory, IObserver, IPostOffice, StoreUnavailable
 from mailgw.journal import Fault, Journal
 from mailgw.listening import CannotBind, Open, Within, bind, bind_page, entrances_of, open_listeners
@@ -38,6 +39,7 @@ from mailgw.receive.protocol import SmtpFactory
 from mailgw.smtp.answers import ServerSettings
 from mailgw.storage.parts import part_of
 from mailgw.storage.sqlite import SqliteStore
+from mailgw.timekeeping import Timekeeper
 from mailgw.watchdog import Watchdog
 
 __all__ = ["MailGateway", "give_up"]
@@ -107,6 +109,7 @@ class MailGateway(Service):
         self._write_log: Callable[[], None] = lambda: None
         self._records: Records | None = None
         self._admin: AdminSocket | None = None
+        self._timekeeper = Timekeeper(reactor, self._clock_was_set)
 
     # ── The start ──
 
@@ -124,6 +127,7 @@ class MailGateway(Service):
     def startService(self) -> None:  # noqa: N802
         """Open the queue, let mail in, and begin to deliver."""
         configuration, parts, reactor = self._configuration, self._parts, self._reactor
+        self._timekeeper.start()
         self._write_log = quicken(reactor, who=f"worker={self._post.number} " if self._post else "")
         others = left_over(configuration.server)
         self._queue.divide(configuration.server.processes + len(others))
@@ -135,8 +139,9 @@ class MailGateway(Service):
         self._memory.open()
         self._post_office.open(store, dispatcher.offer, self._journal)
         self._records = self._keep_records()
+        seats = self._seats()
         for one in self._open:
-            one.door.inside = self._factory(one, store, dispatcher)
+            one.door.inside = self._factory(one, store, dispatcher, seats)
         self._signpost = Signpost(parts.routing, parts.rules, {name: one.kind for name, one in configuration.listen.items()})
         self._add_operations(own)
         for number in others if self._post is None else ():
@@ -153,6 +158,15 @@ class MailGateway(Service):
         reactor.callWhenRunning(self._ready)
         reactor.callWhenRunning(_spare_the_collector)
         reactor.callWhenRunning(self._tell_ready, store)
+
+    def _clock_was_set(self, by: float) -> None:
+        _log.warn("the clock was set {way} by {seconds} seconds", way="forward" if by > 0 else "back", seconds=round(abs(by)))
+        for one in self._open:
+            if one.door.inside is not None:
+                one.door.inside.clock_was_set(by)
+        for part in self._queue:
+            moved = Deferred.fromCoroutine(part.dispatcher.clock_was_set(by))
+            moved.addErrback(lambda failure: _log.failure("what waits was not moved", failure))
 
     def _keep_records(self) -> Records | None:
         wanted, folder = self._configuration.records, self._configuration.server.state / "records"
@@ -178,7 +192,14 @@ class MailGateway(Service):
         )
         self._watchdog.start()
 
-    def _factory(self, one: Open, store: SqliteStore, dispatcher: Dispatcher) -> SmtpFactory:
+    def _seats(self) -> Descriptors:
+        descriptors = Descriptors(raise_limit(), [one.sessions for one in self._open])
+        warning = descriptors.warning(sum(one.listener.max_sessions for one in self._open))
+        if warning:
+            _log.warn("{warning}", warning=warning)
+        return descriptors
+
+    def _factory(self, one: Open, store: SqliteStore, dispatcher: Dispatcher, seats: Descriptors) -> SmtpFactory:
         listener, server = one.listener, self._configuration.server
         reception = Reception(
             listener=listener.name,
@@ -224,6 +245,7 @@ class MailGateway(Service):
             tls=one.tls,
             max_sessions=listener.max_sessions,
             max_sessions_per_client=listener.max_sessions_per_client,
+            is_crowded=seats.is_full,
         )
 
     # ── The end ──
@@ -265,6 +287,7 @@ class MailGateway(Service):
             close = getattr(observer, "close", None)
             if callable(close):
                 close()
+        self._timekeeper.stop()
         self._write_log()
 
     # ── For the operator ──
@@ -274,14 +297,14 @@ class MailGateway(Service):
             one.listener.name: {
                 "kind": one.listener.kind,
                 "endpoints": list(one.listener.endpoint),
-                "sessions": one.door.inside.sessions if one.door.inside is not None else 0,
+                "sessions": one.sessions(),
             }
             for one in self._open
         }
         return {"listeners": listeners, **self._queue.open[self._queue.own].condition(), "faults": self._faults.count}
 
     def _summary(self) -> str:
-        sessions = sum(one.door.inside.sessions for one in self._open if one.door.inside is not None)
+        sessions = sum(one.sessions() for one in self._open)
         return str(Summary(len(self._open), sessions, self._queue.leased()))
 
     def _add_operations(self, part: Part) -> None:

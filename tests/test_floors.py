@@ -13,7 +13,7 @@ LONGEST = 400  # lines, without a reason in the docstring
 FLOORS = (
     {"values"},
     {"interfaces", "credentials", "given", "journal", "problems"},
-    {"smtp", "senderauth", "routing", "tls", "settings", "notify", "timekeeping"},
+    {"smtp", "senderauth", "routing", "tls", "settings", "notify", "timekeeping", "descriptors"},
     {"receive", "policies", "queue", "routes", "gateways", "storage", "login", "dns", "observe", "watchdog"},
     {"components", "config"},
     {"assemble", "safekeeping"},

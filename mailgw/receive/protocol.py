@@ -1,8 +1,11 @@
-"""Bytes in: the Twisted protocol under a conversation, and the factory that counts and ends its sessions."""
+"""Bytes in: the Twisted protocol under a conversation, and the factory that counts and ends its sessions.
+
+One file because they call each other: a session counts itself in and out, and the factory ends it.
+"""
 
 from base64 import b32encode
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from random import Random
 from typing import Any
@@ -309,13 +312,18 @@ class SmtpFactory(Factory):
         tls: IOpenSSLContextFactory | None = None,
         max_sessions: int = 5000,
         max_sessions_per_client: int = 100,
+        is_crowded: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Make one; ``tls`` is what STARTTLS needs; the bounds are on sessions at one time."""
+        """Make one; ``tls`` is what STARTTLS needs; the bounds are on sessions at one time.
+
+        ``is_crowded``: whether the house has no room for another session, at whatever listener.
+        """
         self.reception = reception
         self.tls = tls
         self._randomness = randomness
         self._max_sessions = max_sessions
         self._max_per_client = max_sessions_per_client
+        self._is_crowded = is_crowded
         self._sessions: set[SmtpProtocol] = set()
         self._refused: set[SmtpProtocol] = set()  # those of them that are only there to hear a refusal
         self._by_client: Counter[IPv4Address | int] = Counter()
@@ -347,7 +355,7 @@ class SmtpFactory(Factory):
 
     def enter(self, protocol: SmtpProtocol, ip: IPv4Address | IPv6Address) -> Reply | None:
         """Count a session in; gives a 421 if there are too many."""
-        full = self.sessions >= self._max_sessions or self._closing
+        full = self.sessions >= self._max_sessions or self._closing or self._is_crowded()
         self._sessions.add(protocol)
         client = _who(ip)
         self._by_client[client] += 1
