@@ -1,23 +1,34 @@
 """``twistd mailgw``: options in, a service out. The only place that knows the global reactor."""
 
+import json
 import os
+import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from attrs import evolve
 from twisted.application.service import IService
 from twisted.internet import reactor
 from twisted.python.usage import Options as UsageOptions
 
 from mailgw import demo
-from mailgw.assemble import load
+from mailgw.assemble import House, Parts, load
+from mailgw.config.model import Configuration
 from mailgw.house import make_house
 from mailgw.interfaces import IObserver
+from mailgw.listening import open_listeners
 from mailgw.notify import ServiceManager
 from mailgw.observe.json_lines import JsonLines
 from mailgw.observe.log import Log
+from mailgw.observe.metrics import Metrics
+from mailgw.part import Post
 from mailgw.problems import BadConfiguration
 from mailgw.service import MailGateway
+from mailgw.workers.command import Command
+from mailgw.workers.lifeline import Lifeline
+from mailgw.workers.parent import Workers, socket_of
 
 __all__ = ["Options", "makeService"]
 
@@ -31,6 +42,8 @@ class Options(UsageOptions):
         ["config", "c", None, "The configuration file; see etc/mailgw.toml."],
         ["demo-folder", None, "demo", "Where the demo keeps everything."],
         ["json-log", None, None, "Also write one JSON object for each event to this file."],
+        ["worker", None, None, "Given by the parent of several workers: which one this is."],
+        ["sockets", None, None, "Given by the parent of several workers: the listening sockets."],
     ]
 
 
@@ -41,25 +54,68 @@ def makeService(options: Options) -> IService:  # noqa: N802
     try:
         path = Path(name) if name is not None else demo.prepare(folder)
         configuration, house, parts = load(path, lambda configuration: make_house(configuration, loop))
-        observers: list[IObserver] = [Log()]
-        if json_log is not None:
-            observers.append(JsonLines(Path(json_log), loop))
-        gateway = MailGateway(
-            configuration,
-            parts,
-            house,
-            loop,
-            observers,
-            lambda: _ready(folder if name is None else None),
-            ServiceManager.of(os.environ, os.getpid()),
-        )
+        ready = partial(_ready, folder if name is None else None)
+        manager = ServiceManager.of(os.environ, os.getpid())
+        json_path = Path(json_log).absolute() if json_log is not None else None
+        if options["worker"] is not None:
+            return _worker(int(options["worker"]), json.loads(options["sockets"]), configuration, house, parts, json_path, manager)
+        if configuration.server.processes > 1:
+            more = ("--json-log", str(json_path)) if json_path is not None else ()
+            command = Command(options.parent or {}, path.absolute(), more)
+            service: IService = Workers(configuration, open_listeners(configuration, loop), command, loop, ready, manager)
+        else:
+            metrics = Metrics() if configuration.admin.metrics else None
+            service = MailGateway(configuration, parts, house, loop, _observers(json_path), ready, manager, metrics)
+            _survive(signal.SIGHUP)
     except BadConfiguration as bad:
         _refuse(str(bad))
     except (OSError, ValueError) as problem:
         _refuse(str(problem))
     for warning in parts.warnings:
         sys.stderr.write(f"{warning}\n")
+    return service
+
+
+def _worker(
+    number: int,
+    sockets: dict[str, int],
+    configuration: Configuration,
+    house: House,
+    parts: Parts,
+    json_path: Path | None,
+    manager: ServiceManager,
+) -> IService:
+    """One of several processes, with its share of what is meant for the whole gateway."""
+    loop: Any = reactor
+    workers = configuration.server.processes
+    listen = {name: evolve(one, max_sessions=-(-one.max_sessions // workers)) for name, one in configuration.listen.items()}
+    admin = evolve(configuration.admin, socket=socket_of(configuration.admin.socket, number))
+    configuration = evolve(configuration, listen=listen, admin=admin)
+    metrics = Metrics() if admin.metrics else None
+    post = Post(number, sockets)
+    gateway = MailGateway(
+        configuration, parts, house, loop, _observers(json_path, number), manager=manager, metrics=metrics, post=post
+    )
+    _survive(signal.SIGHUP, signal.SIGUSR1)
+
+    def orphaned() -> None:
+        gateway.hurry()
+        loop.stop()
+
+    loop.callWhenRunning(Lifeline, sys.__stdin__.fileno() if sys.__stdin__ is not None else 0, loop, orphaned)
     return gateway
+
+
+def _observers(json_path: Path | None, worker: int | None = None) -> list[IObserver]:
+    loop: Any = reactor
+    return [Log()] if json_path is None else [Log(), JsonLines(json_path, loop, worker)]
+
+
+def _survive(*numbers: signal.Signals) -> None:
+    # A handler and not SIG_IGN, which the programs that gateways start would inherit.
+    for number in numbers:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda caught, frame: None)  # noqa: ARG005 - what signal.signal calls
 
 
 def _ready(demo_folder: Path | None) -> None:

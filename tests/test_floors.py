@@ -28,6 +28,7 @@ NEIGHBOURS = {
     ("tap", "service"),
     ("tap", "house"),
     ("tap", "demo"),
+    ("tap", "listening"),
     ("tap", "part"),
     ("tap", "workers"),
     ("service", "admin"),

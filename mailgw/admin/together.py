@@ -47,7 +47,7 @@ class Together:
         if operation == "queue_stats":
             return await self._stats(arguments)
         if operation == "status":
-            answers, missing = await self._ask_all(operation, arguments)
+            answers, missing = await self.ask_all(operation, arguments)
             return {**add_up(list(answers.values())), **missing}
         return await next(iter(self.members().values())).perform(operation, arguments)
 
@@ -69,11 +69,12 @@ class Together:
             results[0][1].raiseException()
         return answers, {"missing": sorted(missing)} if missing else {}
 
-    async def _ask_all(self, operation: str, arguments: Mapping[str, Any]) -> tuple[dict[int, _Answer], dict[str, Any]]:
+    async def ask_all(self, operation: str, arguments: Mapping[str, Any]) -> tuple[dict[int, _Answer], dict[str, Any]]:
+        """The answers of all members, by number, and ``{"missing": [2]}`` where there are some. Raises Refusal."""
         return await self._ask(dict.fromkeys(self.members(), arguments), operation)
 
     async def _list(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        answers, missing = await self._ask_all("queue_list", arguments)
+        answers, missing = await self.ask_all("queue_list", arguments)
         entries = sorted((entry for answer in answers.values() for entry in answer["entries"]), key=lambda entry: entry["message"])
         limit = arguments["selection"].get("limit") or DEFAULT_LIMIT
         more = len(entries) > limit or any(answer["more"] for answer in answers.values())
@@ -85,7 +86,7 @@ class Together:
         except BadRequest as problem:
             raise Refusal("bad-request", str(problem)) from problem
         # The fullest of all need not be among the fullest of each.
-        answers, missing = await self._ask_all("queue_stats", {**arguments, "limit": MOST})
+        answers, missing = await self.ask_all("queue_stats", {**arguments, "limit": MOST})
         whole = add_up(list(answers.values()))
         fullest = sorted(whole["destinations"], key=lambda row: (-row["waiting"] - row["held"], row["gateway"], row["next_hop"]))
         return {**whole, "destinations": fullest[:limit], "more": whole["more"] or len(fullest) > limit, **missing}
@@ -105,7 +106,7 @@ class Together:
         selection = arguments.get("selection")
         messages = selection.get("messages") if isinstance(selection, Mapping) else None
         if not isinstance(messages, list) or not all(map(_is_number, messages)):
-            answers, missing = await self._ask_all(operation, arguments)
+            answers, missing = await self.ask_all(operation, arguments)
             return {**add_up(list(answers.values())), **missing}
         assert isinstance(selection, Mapping)
         groups: dict[int, list[int]] = {}

@@ -63,7 +63,8 @@ class JsonLines:
 
     def note(self, event: Any) -> None:
         kind = type(event)
-        told = {"time": datetime.fromtimestamp(self.clock.seconds(), UTC).isoformat(timespec="microseconds"), "event": word_of(kind)}
+        time = datetime.fromtimestamp(self.clock.seconds(), UTC).isoformat(timespec="microseconds")
+        told: dict[str, Any] = {"time": time, "event": word_of(kind)}
         if self.worker is not None:
             told["worker"] = self.worker
         for name in names_of(kind):

@@ -1,0 +1,38 @@
+"""The worker's end of the pipe that its parent holds: when the parent is gone, it is not for the worker to go on."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.main import CONNECTION_DONE
+from twisted.python.failure import Failure
+
+__all__ = ["Lifeline"]
+
+
+class Lifeline(FileDescriptor):
+    """Reads from a descriptor until its other end is closed, and then calls ``cut``; nothing is ever sent through it."""
+
+    def __init__(self, descriptor: int, reactor: Any, cut: Callable[[], object]) -> None:
+        super().__init__(reactor)
+        self._descriptor = descriptor
+        self._cut = cut
+        os.set_blocking(descriptor, False)
+        self.connected = 1
+        self.startReading()  # type: ignore[no-untyped-call]
+
+    def fileno(self) -> int:
+        """See twisted's IFileDescriptor."""
+        return self._descriptor
+
+    def doRead(self) -> Exception | None:  # noqa: N802
+        """See twisted's IReadDescriptor."""
+        try:
+            return None if os.read(self._descriptor, 4096) else CONNECTION_DONE
+        except BlockingIOError:
+            return None
+
+    def connectionLost(self, reason: Failure) -> None:  # noqa: N802
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+        self._cut()

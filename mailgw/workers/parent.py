@@ -1,0 +1,352 @@
+"""The parent: binds the ports and serves nobody, keeps its workers alive, and is one gateway to operator and service manager.
+
+Workers know nothing of each other. Each owns a part of the queue and takes connections from the sockets that it inherited. Where one
+cannot be started for a while, another looks after its part until it is back.
+"""
+
+import atexit
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
+
+from mailgw.admin.asking import Remote
+from mailgw.admin.merging import add_up
+from mailgw.admin.reading import Refusal
+from mailgw.admin.selecting import MOST
+from mailgw.admin.socket import AdminSocket, SocketInUse
+from mailgw.admin.together import Together
+from mailgw.config.model import Configuration
+from mailgw.journal import Journal
+from mailgw.listening import CannotBind, Open, bind, bind_page, socket_name
+from mailgw.notify import ServiceManager, Summary
+from mailgw.observe.log import quicken
+from mailgw.observe.metrics import Samples, gauges_of, page
+from mailgw.part import left_over
+from mailgw.service import give_up
+from mailgw.storage.parts import part_of
+from mailgw.workers.command import Command
+from mailgw.workers.duty import hand_out
+from mailgw.workers.tally import Tally
+from mailgw.workers.worker import Ending, Worker
+
+__all__ = ["Workers", "socket_of"]
+
+_WATCHDOG = 90.0  # seconds without a sign of life, where no service manager says anything else
+_LONG = 5.0  # seconds of waiting for its worker after which a part is given to another
+_AGAIN = 5.0  # seconds until what did not succeed is tried again
+_CLOSING = 15.0  # seconds that workers may take to end, after the shutdown's grace
+
+_log = Logger(namespace="mailgw.workers")
+
+
+def socket_of(admin: Path, worker: int) -> Path:
+    """Where a worker is spoken to; ``admin`` is the parent's socket."""
+    return admin.with_name(f"{admin.name}.{worker}")
+
+
+class Workers(Service):
+    """The parent of ``[server] workers`` processes."""
+
+    name = "mailgw"
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        opened: Sequence[Open],
+        command: Command,
+        reactor: Any,
+        ready: Callable[[], None],
+        manager: ServiceManager,
+    ) -> None:
+        """Make it; ``opened``: all listeners. ``ready`` is called, and ``manager`` told, when all workers take mail."""
+        self._configuration = configuration
+        self._opened = opened
+        self._reactor = reactor
+        self._ready = ready
+        self._manager = manager
+        self._command = command
+        self._socket = configuration.admin.socket
+        self._workers = {
+            number: Worker(
+                number,
+                command,
+                self._socket.with_name(f"{self._socket.name}.{number}.notify"),
+                # Half of our own: a worker that hangs is killed before we are.
+                manager.watchdog / 2 or _WATCHDOG,
+                reactor,
+                self._changed,
+                self._ended,
+            )
+            for number in range(1, configuration.server.processes + 1)
+        }
+        self._remotes = {number: Remote(socket_of(self._socket, number), f"worker {number}", reactor) for number in self._workers}
+        self._parts: list[int] = list(self._workers)
+        self._held: dict[int, int] = {}  # parts of others, and who looks after them
+        self._desk = Together(members=self._members, part_of=part_of, who_has=self._who_has, unattended=self._unattended)
+        self._tally = Tally()
+        self._began = 0.0
+        self._is_up = False
+        self._is_stopping = False
+        self._over: Deferred[None] = Deferred()
+        self._listening: dict[str, int] = {}
+        self._page: Any = None
+        self._admin: AdminSocket | None = None
+        self._write_log: Callable[[], None] = lambda: None
+
+    # ── The start ──
+
+    def privilegedStartService(self) -> None:  # noqa: N802
+        """Bind all ports, and leave the connections that arrive there to the workers."""
+        try:
+            bind(self._opened, self._reactor, Journal())
+            if self._configuration.admin.metrics:
+                self._page = bind_page(self._configuration.admin.metrics, page(self._samples), self._reactor)
+        except CannotBind as problem:
+            give_up(str(problem))
+        for one in self._opened:
+            for text, port in zip(one.listener.endpoint, one.ports, strict=True):
+                port.stopReading()
+                port._shouldShutdown = False  # at the end: shutdown(2) would reach the workers' descriptors, too
+                self._listening[socket_name(one.listener, text)] = port.fileno()
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+
+    def startService(self) -> None:  # noqa: N802
+        """Start the workers."""
+        self._write_log = quicken(self._reactor)
+        self._began = self._reactor.seconds()
+        self._parts += left_over(self._configuration.server)
+        self._admin = AdminSocket(self._socket, self, self._reactor)
+        try:
+            self._admin.startService()
+        except (SocketInUse, CannotListenError, OSError) as problem:
+            give_up(f"the admin socket cannot be made: {problem}")
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, self._hand_on(number, signal.getsignal(number)))
+        super().startService()  # type: ignore[no-untyped-call]
+        for worker in self._workers.values():
+            self._reactor.callWhenRunning(worker.start, self._listening)
+
+    def _hand_on(self, number: signal.Signals, before: Any) -> Callable[[int, FrameType | None], None]:
+        def handle(caught: int, frame: FrameType | None) -> None:
+            if callable(before):
+                before(caught, frame)  # twistd's, which rotates the log
+            self._reactor.callFromThread(self._signal_all, number)
+
+        return handle
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        for worker in self._workers.values():
+            # One that is just starting could not take it yet.
+            if worker.state == "ready":
+                worker.tell(number)
+
+    # ── What is heard of the workers ──
+
+    def _changed(self, worker: Worker) -> None:
+        if worker.trouble:
+            self._manager.tell(f"STATUS=Worker {worker.number}: {worker.trouble}")
+        ready = [one for one in self._workers.values() if one.state == "ready"]
+        if self._is_stopping or not ready:
+            return
+        if not self._is_up:
+            if len(ready) < len(self._workers):
+                return
+            self._is_up = True
+            self._manager.tell("READY=1", f"STATUS={self._summary()}")
+            self._ready()
+        if all(one.is_fed for one in ready):
+            for one in ready:
+                one.is_fed = False
+            self._manager.tell("WATCHDOG=1", f"STATUS={self._summary()}")
+        self._balance()
+
+    def _ended(self, worker: Worker, ending: Ending) -> None:
+        lived = self._reactor.seconds() - worker.started
+        self._tally.bury(worker.number)
+        for part, holder in list(self._held.items()):
+            if holder == worker.number:
+                del self._held[part]
+        if self._is_stopping:
+            _log.info("worker {number} has ended: {ending}", number=worker.number, ending=ending)
+            if all(one.pid is None for one in self._workers.values()) and not self._over.called:
+                self._over.callback(None)
+            return
+        _log.critical("worker {number} has died after {lived:.1f} seconds: {ending}", number=worker.number, lived=lived, ending=ending)
+        if not self._is_up and ending.status:
+            self._fail(worker, ending.status)
+            return
+        delay = worker.patience.delay(lived)
+        worker.state, worker.until = "waiting", self._reactor.seconds() + delay
+        if delay:
+            _log.critical("worker {number} is started again in {delay:g} seconds", number=worker.number, delay=delay)
+        self._reactor.callLater(delay, self._restart, worker)
+        self._changed(worker)  # the others may be all well now
+        self._balance()
+
+    def _fail(self, worker: Worker, status: int) -> None:
+        # A start that fails for one worker fails for all: somebody is looking at it now.
+        _log.critical("mailgw does not start: worker {number} ended with status {status}", number=worker.number, status=status)
+        self._is_stopping = True
+        # twistd ends with status 0 whatever happens while the reactor runs.
+        atexit.register(_end, status)
+        self._reactor.stop()
+
+    def _restart(self, worker: Worker) -> None:
+        if not self._is_stopping:
+            Deferred.fromCoroutine(self._start_again(worker)).addErrback(lambda failure: _log.failure("a restart failed", failure))
+
+    async def _start_again(self, worker: Worker) -> None:
+        holder = self._held.get(worker.number)
+        if holder is not None:
+            try:
+                await self._remotes[holder].perform("part_give", {"part": worker.number})
+            except Refusal as problem:
+                # If it still has the part, the worker finds it locked, and all of this begins anew.
+                _log.error("part {part} was not given back: {problem}", part=worker.number, problem=problem)
+            self._held.pop(worker.number, None)
+        if not self._is_stopping and worker.pid is None:
+            worker.restarts += 1
+            worker.start(self._listening)
+
+    # ── Who looks after what ──
+
+    def _members(self) -> Mapping[int, Remote]:
+        return {number: self._remotes[number] for number, one in self._workers.items() if one.state == "ready"}
+
+    def _who_has(self, part: int) -> int | None:
+        return self._held.get(part, part if part in self._workers else None)
+
+    def _unattended(self) -> list[int]:
+        return [part for part in self._parts if self._who_has(part) not in self._members()]
+
+    def _balance(self) -> None:
+        """Give parts that would lie still for long to workers that are there."""
+        if self._is_stopping or not self._is_up:
+            return
+        now = self._reactor.seconds()
+        orphans = [part for part in self._parts if part not in self._held and self._is_orphan(part, now)]
+        load = {number: 1 + list(self._held.values()).count(number) for number in self._members()}
+        for part, number in hand_out(orphans, load).items():
+            self._held[part] = number
+            Deferred.fromCoroutine(self._hand_over(part, number)).addErrback(lambda failure: _log.failure("handing over failed", failure))
+
+    def _is_orphan(self, part: int, now: float) -> bool:
+        worker = self._workers.get(part)
+        return worker is None or (worker.state == "waiting" and worker.until - now > _LONG)
+
+    async def _hand_over(self, part: int, number: int) -> None:
+        try:
+            await self._remotes[number].perform("part_take", {"part": part})
+        except Refusal as problem:
+            _log.error("worker {number} does not look after part {part}: {problem}", number=number, part=part, problem=problem)
+            if self._held.get(part) == number:
+                # Held until then, so that it is not tried all the time.
+                self._reactor.callLater(_AGAIN, self._let_go, part, number)
+            return
+        _log.warn("worker {number} looks after part {part} of the queue, too", number=number, part=part)
+
+    def _let_go(self, part: int, number: int) -> None:
+        if self._held.get(part) == number:
+            del self._held[part]
+        self._balance()
+
+    # ── For the operator ──
+
+    async def perform(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """See `mailgw.admin.reading.Performer`: every operation over all workers, and "status" with each of them."""
+        if operation != "status" or arguments:
+            return await self._desk.perform(operation, arguments)
+        try:
+            answers, missing = await self._desk.ask_all("status", {}) if self._members() else ({}, {"missing": self._unattended()})
+        except Refusal:
+            answers, missing = {}, {"missing": self._parts}
+        now = self._reactor.seconds()
+        return {
+            **(add_up(list(answers.values())) if answers else {}),
+            "version": version("mailgw"),
+            "pid": os.getpid(),
+            "uptime": now - self._began,
+            "workers": {str(number): self._card(worker, answers.get(number), now) for number, worker in self._workers.items()},
+            **missing,
+        }
+
+    def _card(self, worker: Worker, answer: Mapping[str, Any] | None, now: float) -> dict[str, Any]:
+        card: dict[str, Any] = {"state": worker.state, "pid": worker.pid, "restarts": worker.restarts}
+        if worker.pid is not None:
+            card["uptime"] = now - worker.started
+        if worker.state == "waiting":
+            card["until"] = worker.until
+        if answer is not None:
+            card["sessions"] = sum(listener["sessions"] for listener in answer["listeners"].values())
+        others = sorted(part for part, holder in self._held.items() if holder == worker.number)
+        return {**card, "looks_after": others} if others else card
+
+    async def _samples(self) -> Samples:
+        for number, remote in self._members().items():
+            try:
+                self._tally.count(number, (await remote.perform("metrics", {}))["samples"])
+            except Refusal:
+                continue  # what it said last stands for it
+        samples = self._tally.sum()
+        status = await self.perform("status", {})
+        if "dispatcher" in status:
+            samples |= gauges_of(status, await self._desk.perform("queue_stats", {"limit": MOST}))
+        return samples
+
+    def _summary(self) -> str:
+        ready = [one.summary for one in self._workers.values() if one.state == "ready" and one.summary is not None]
+        whole = Summary(len(self._opened), sum(one.sessions for one in ready), sum(one.leased for one in ready))
+        return f"{len(ready)} of {len(self._workers)} workers, {whole}"
+
+    # ── The end ──
+
+    def stopService(self) -> "Deferred[None]":  # noqa: N802
+        """Let all workers end in good order, for as long as [server] shutdown_grace says, then kill who is left."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._is_stopping = True
+        allowed = self._configuration.server.shutdown_grace + _CLOSING
+        self._manager.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(allowed * 2e6)}", "STATUS=Letting sessions and deliveries end")
+        for port in [*(port for one in self._opened for port in one.ports), *([self._page] if self._page is not None else [])]:
+            await (port.stopListening() or _nothing())
+        running = [worker for worker in self._workers.values() if worker.pid is not None]
+        for worker in running:
+            worker.tell(signal.SIGTERM)
+        if running:
+            axe = self._reactor.callLater(allowed, self._kill)
+            await self._over
+            if axe.active():
+                axe.cancel()
+        for worker in self._workers.values():
+            worker.forget()
+        if self._admin is not None:
+            await self._admin.stopService()
+        self._write_log()
+
+    def _kill(self) -> None:
+        for worker in self._workers.values():
+            if worker.pid is not None:
+                _log.critical("worker {number} does not end; it is killed", number=worker.number)
+                worker.tell(signal.SIGKILL)
+
+
+async def _nothing() -> None:
+    """What is awaited where there is nothing to wait for."""
+
+
+def _end(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,175 @@
+"""One worker, as its parent sees it: a process that comes and goes, what it says, and whether it is well."""
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import define, field
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.protocol import DatagramProtocol, ProcessProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mailgw.notify import Summary
+from mailgw.observe.log import pass_on
+from mailgw.workers.command import Command
+from mailgw.workers.patience import Patience
+
+__all__ = ["Ending", "Worker"]
+
+# Not for a worker: sockets and watchdog are its parent's.
+_NOT_HANDED_ON = ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
+_NO_SIGN = "gives no sign of life"
+_START = 60.0  # seconds until a worker that was started must be ready
+
+_log = Logger(namespace="mailgw.workers")
+
+
+@define
+class Ending:
+    """How a process ended: by a signal, or with a status."""
+
+    signal: int | None
+    status: int | None
+
+    def __str__(self) -> str:
+        if self.signal is not None:
+            return f"signal {self.signal} ({signal.Signals(self.signal).name})"
+        return f"status {self.status}"
+
+
+class _Process(ProcessProtocol):
+    """One life of a worker."""
+
+    def __init__(self, worker: "Worker") -> None:
+        self._worker = worker
+        self._heard = {1: b"", 2: b""}
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:  # noqa: N802, N803
+        whole, line_end, rest = (self._heard[childFD] + data).rpartition(b"\n")
+        self._heard[childFD] = rest
+        self._pass_on(childFD, whole + line_end)
+
+    def childConnectionLost(self, childFD: int) -> None:  # noqa: N802, N803
+        if self._heard.get(childFD):
+            self._pass_on(childFD, self._heard[childFD] + b"\n")
+            self._heard[childFD] = b""
+
+    def processEnded(self, reason: Failure) -> None:  # noqa: N802
+        problem: Any = reason.value
+        self._worker.has_ended(Ending(problem.signal, problem.exitCode))
+
+    def _pass_on(self, descriptor: int, lines: bytes) -> None:
+        text = lines.decode("utf-8", "backslashreplace")
+        if descriptor == 1 and text:
+            pass_on(text)
+        elif text:
+            _log.warn("worker {number} says: {text}", number=self._worker.number, text=text.rstrip())
+
+
+class _Ear(DatagramProtocol):
+    """Hears a worker's notifications, which it believes to be for its service manager."""
+
+    noisy = False
+
+    def __init__(self, hear: Callable[[str], object]) -> None:
+        self._hear = hear
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:  # noqa: ARG002, N802
+        for one in datagram.decode("utf-8", "replace").splitlines():
+            self._hear(one)
+
+
+@define(eq=False)
+class Worker:
+    """A worker and its lives. The parent is told by ``changed`` of its news, and by ``ended`` of its ends."""
+
+    number: int
+    command: Command
+    notify: Path  # where its notifications are heard
+    watchdog: float  # seconds without a sign of life after which it is killed
+    reactor: Any
+    changed: Callable[["Worker"], object]
+    ended: Callable[["Worker", Ending], object]
+    state: Literal["starting", "ready", "waiting", "stopped"] = "stopped"
+    restarts: int = 0
+    patience: Patience = field(factory=Patience)
+    started: float = 0.0  # POSIX seconds
+    until: float = 0.0  # POSIX seconds: when it is started again
+    is_fed: bool = False  # its watchdog, since the parent fed its own
+    summary: Summary | None = None
+    trouble: str = ""  # what it says of itself, if it is not well
+    _seen: float = 0.0  # when its watchdog was fed
+    _process: Any = None
+    _port: Any = None
+    _check: Any = None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, while there is one."""
+        return self._process.pid if self._process is not None else None
+
+    def start(self, listening: Mapping[str, int]) -> None:
+        """Spawn its process; ``listening``: the descriptors of our listening sockets, by `socket_name`."""
+        if self._port is None:
+            self.notify.unlink(missing_ok=True)
+            self._port = self.reactor.listenUNIXDatagram(str(self.notify), _Ear(self._hear), maxPacketSize=65536, mode=0o600)
+        with suppress(BlockingIOError):
+            while True:  # the last words of its last life
+                self._port.socket.recv(65536)
+        files, sockets = self.command.descriptors(listening)
+        words = self.command.words(self.number, sockets)
+        environment = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
+        environment |= {"NOTIFY_SOCKET": str(self.notify.absolute()), "WATCHDOG_USEC": str(int(self.watchdog * 1e6))}
+        self.state, self.started, self.is_fed, self.trouble, self.summary = "starting", self.reactor.seconds(), False, "", None
+        self._process = self.reactor.spawnProcess(_Process(self), words[0], words, environment, childFDs=files)
+        self._expect(_START, "is not ready")
+
+    def tell(self, number: int) -> None:
+        """Send it a signal, if it is there."""
+        if self._process is not None:
+            with suppress(ProcessExitedAlready):  # its end is heard of soon
+                self._process.signalProcess(number)
+
+    def forget(self) -> None:
+        """Hear no more of it."""
+        if self._port is not None:
+            self._port.stopListening()
+            self._port = None
+
+    def has_ended(self, ending: Ending) -> None:
+        """Its process is over."""
+        self._process, self.state = None, "stopped"
+        if self._check is not None and self._check.active():
+            self._check.cancel()
+        self.ended(self, ending)
+
+    def _hear(self, news: str) -> None:
+        if self._process is None:
+            return  # the last words of one who is gone
+        if news == "READY=1":
+            self.state = "ready"
+            self._expect(self.watchdog, _NO_SIGN)
+        elif news == "WATCHDOG=1":
+            self.is_fed, self.trouble = True, ""
+            self._expect(self.watchdog, _NO_SIGN)
+        elif news.startswith("EXTEND_TIMEOUT_USEC=") and news[20:].isdecimal():
+            self._expect(int(news[20:]) / 1e6, "does not end")
+        elif news.startswith("STATUS="):
+            text = news.removeprefix("STATUS=")
+            self.summary = Summary.parse(text) or self.summary
+            self.trouble = text if text.startswith("Unwell") else ""
+        self.changed(self)
+
+    def _expect(self, seconds: float, otherwise: str) -> None:
+        if self._check is not None and self._check.active():
+            self._check.cancel()
+        self._check = self.reactor.callLater(seconds, self._give_up, otherwise, seconds)
+
+    def _give_up(self, why: str, seconds: float) -> None:
+        who = f"worker {self.number} (process {self.pid})"
+        _log.critical("{who} {why}, after {seconds:g} seconds; it is killed", who=who, why=why, seconds=seconds)
+        self.tell(signal.SIGKILL)
