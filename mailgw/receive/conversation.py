@@ -273,7 +273,7 @@ class Conversation:
             self._client = greeted(self._client, event, self._said)
         self._from_and_by = ""
         if event.esmtp and self._reception.logins is not None:
-            self._engine.offer(self._reception.logins.offers(self._client, self._wire.channel()))
+            self._engine.offer(self._reception.logins.offers(self._client, self._channel()))
         self._engine.answer(_HELLO)
 
     async def _on_xclient(self, event: XClient) -> None:
@@ -305,7 +305,7 @@ class Conversation:
     async def _on_auth(self, event: Auth) -> None:
         logins = self._reception.logins
         assert logins is not None  # else nothing was offered
-        login, reply = await authenticate(logins, self._client, self._wire.channel(), event, self._respond)
+        login, reply = await authenticate(logins, self._client, self._channel(), event, self._respond)
         if reply.code == 421:
             self._engine.close(reply)
             raise Gone("refused")
@@ -313,6 +313,10 @@ class Conversation:
             self._client = evolve(self._client, login=login)
             self._from_and_by = ""
         self._engine.answer(reply)
+
+    def _channel(self) -> Channel:
+        # Behind a proxy that says XCLIENT, TLS and its certificate are the proxy's, not the client's.
+        return self._wire.channel() if self._said is None else Channel()
 
     async def _respond(self, challenge: bytes) -> bytes:
         self._engine.challenge(challenge)

@@ -224,9 +224,11 @@ def xoauth2(_: Circumstances) -> Exchange:
 def _pairs(octets: bytes) -> dict[str, bytes]:
     if len(octets) > _MAX_TOKEN + 1024:
         raise BadResponse("response is too long")
+    pairs: dict[str, bytes] = {}
+    if octets == b"\x01":
+        return pairs
     if not octets.endswith(b"\x01\x01"):
         raise BadResponse("response does not end with two CTRL-A")
-    pairs: dict[str, bytes] = {}
     for pair in octets[:-2].split(b"\x01"):
         match = _KEY_AND_VALUE.match(pair)
         if match is None or match[1].decode().lower() in pairs:

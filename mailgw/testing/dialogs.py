@@ -12,6 +12,8 @@ r"""Talks as text: what the client says, what the server answers, and what has a
 ``#! set max_errors=3``  a field of `ServerSettings` for this dialog: a number, "true" or "false"
 ``#! proxy``             the client is a load balancer: it must begin with a PROXY header
 ``#! xclient``           the client is a proxy that may say XCLIENT
+``#! tls``               TLS began with the connection
+``#! accounts``          there are accounts, as the test has them
 =======================  ===========================================================================================
 """
 
@@ -45,6 +47,8 @@ class Dialog:
     lockstep: bool = False
     proxy: bool = False
     xclient: bool = False
+    tls: bool = False
+    accounts: bool = False
     settings: dict[str, int | bool] = field(factory=dict)
 
     @classmethod
@@ -55,7 +59,7 @@ class Dialog:
             said, heard = dialog.steps[-1]
             if not line.strip() or (line.startswith("#") and not line.startswith("#!")):
                 continue
-            if line.strip() in ("#! lockstep", "#! proxy", "#! xclient"):
+            if line.strip() in ("#! lockstep", "#! proxy", "#! xclient", "#! tls", "#! accounts"):
                 setattr(dialog, line[3:].strip(), True)
             elif line.startswith("#! set "):
                 name, _, value = line[7:].strip().partition("=")
@@ -89,7 +93,9 @@ def play(dialog: Dialog, server: MemoryServer, way: str = "turns", ip: str = "19
 
     ``way``: "turns" (each of the client's turns in one piece), "bytes" (each octet alone) or "segment" (all at once).
     """
-    talk = server.connect(ip)
+    talk = server.connect(ip, tls=dialog.tls)
+    if dialog.tls:
+        talk.shake_hands()
     heard = [talk.heard()]
     expected = [line for _, lines in dialog.steps for line in lines]
     said = [octets for octets, _ in dialog.steps]

@@ -5,7 +5,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
@@ -13,8 +13,11 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from zope.interface import directlyProvides, implementer
 
+from mailgw.credentials import IAccounts, ILoginGuard
 from mailgw.interfaces import IIdentity, IObserver, IQueueStore
 from mailgw.journal import Journal
+from mailgw.login.portal import Accounts
+from mailgw.login.porter import Porter
 from mailgw.receive.asking import Asked, Rules
 from mailgw.receive.conversation import Reception
 from mailgw.receive.protocol import SmtpFactory
@@ -148,11 +151,16 @@ class MemoryServer:
         max_sessions: int = 100,
         max_sessions_per_client: int = 50,
         proxy: Sequence[Network] = (),
+        accounts: Sequence[IAccounts] = (),
+        guard: ILoginGuard | None = None,
+        nonce: str = "nonce",
+        allow_cleartext_auth: bool = False,
         **more: Any,
     ) -> None:
         """Make one; ``more`` goes to `Reception`. Without ``routing`` everything goes to the gateway "anywhere".
 
-        ``proxy``: clients from these networks must begin with a PROXY header.
+        ``proxy``: clients from these networks must begin with a PROXY header. ``accounts``: who can log in, asked in this order;
+        ``nonce`` is in all challenges.
         """
         self.clock = Clock()
         self.clock.advance(1767607200)  # 2026-01-05T10:00Z
@@ -168,14 +176,27 @@ class MemoryServer:
             content=tuple(one for one in asked if hasattr(one.component, "check_content")),
         )
         identity = Identity()
+        settings = settings or ServerSettings(hostname=identity.hostname, starttls=True)
+        journal = Journal((self.notes,))
+        if accounts:
+            settings = evolve(settings, authenticates=True)
+            more["logins"] = Porter(
+                accounts=[Accounts(f"{type(one).__name__} {number}", one, timeout) for number, one in enumerate(accounts, 1)],
+                journal=journal,
+                clock=self.clock,
+                hostname=identity.hostname,
+                guard=guard,
+                allow_cleartext=allow_cleartext_auth,
+                nonce=lambda: nonce,
+            )
         self.reception = Reception(
             listener="mx",
-            engine=settings or ServerSettings(hostname=identity.hostname, starttls=True),
+            engine=settings,
             rules=rules,
             routing=routing or Routing([Rule("otherwise", Default("anywhere"))]),
             store=self.store,
             offer=self.offered.append,
-            journal=Journal((self.notes,)),
+            journal=journal,
             identity=identity,
             clock=self.clock,
             incoming=more.pop("incoming", Path(getattr(self.store, "incoming", "/nowhere"))),

@@ -1,5 +1,6 @@
 """Every dialog, played in turns, byte by byte and in one segment: the same transcript, the same mail."""
 
+from base64 import b64decode
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -7,10 +8,18 @@ import pytest
 
 from mailgw.policies.relay import Permit
 from mailgw.smtp.server import ServerSettings
+from mailgw.testing.accounts import Users
 from mailgw.testing.dialogs import Dialog, play
 from mailgw.testing.server import MemoryServer
 
 FOLDER = Path(__file__).parent.parent / "dialogs"
+# Of RFC 7677 §3, so that its example can be a dialog.
+NONCE = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
+USERS = Users(
+    {"user": "pencil", "anna@example.org": "tanstaaf"},
+    {"vF9dft4qmTc2Nvb3": "anna@example.org"},
+    salt=b64decode("W22ZaJ0SNY7soEsUEjb6gQ=="),
+)
 DIALOGS = {path.stem: Dialog.parse(path.read_text()) for path in sorted(FOLDER.glob("*.smtp"))}
 
 
@@ -19,7 +28,12 @@ def server_for(dialog: Dialog) -> MemoryServer:
     permits = [Permit(to=frozenset({"example.org"}), name="ours")]
     clients = (ip_network("192.0.2.0/24"),)
     return MemoryServer(
-        permits=permits, settings=settings, proxy=clients if dialog.proxy else (), xclient=clients if dialog.xclient else ()
+        permits=permits,
+        settings=settings,
+        proxy=clients if dialog.proxy else (),
+        xclient=clients if dialog.xclient else (),
+        accounts=[USERS] if dialog.accounts else (),
+        nonce=NONCE,
     )
 
 
