@@ -60,6 +60,10 @@ class Rate:
         if self.count < 1 or self.seconds <= 0:
             raise ValueError("a rate counts at least one in a time that is longer than nothing")
 
+    def __str__(self) -> str:
+        period = next((word for word, seconds in _PERIODS.items() if seconds == self.seconds), f"{self.seconds:g}s")
+        return f"{self.count} per {period}"
+
     @classmethod
     def parse(cls, text: str) -> "Rate":
         """Read ``"N per PERIOD"``; the period is a word or a duration. Raises ValueError with a text fit for the administrator."""
