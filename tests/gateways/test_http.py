@@ -417,13 +417,13 @@ def test_a_kept_connection_that_dies_is_replaced_once(loop: Loop) -> None:
 
         def dataReceived(self, data: bytes) -> None:  # noqa: N802
             self.requests += data.count(b"POST ")
-            seen.append(id(self))
+            seen.append(self)
             if self.requests == 1:
                 self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
             else:
                 self.transport.abortConnection()
 
-    seen: list[int] = []
+    seen: list[Second] = []
     factory = Factory.forProtocol(Second)
     factory.noisy = False
     gateway = a_gateway(loop, f"http://127.0.0.1:{loop.listen(factory)}/")
