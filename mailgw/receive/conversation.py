@@ -73,8 +73,8 @@ class Wire(Protocol):
     async def drained(self) -> None:
         """Send what the engine has to say, and wait until the client has read most of what was said. Raises Gone."""
 
-    def within(self, seconds: float) -> None:
-        """From here on, the client has so long to send what is waited for."""
+    def until(self, deadline: float) -> None:
+        """So long, in POSIX seconds, the client may take to send what is waited for."""
 
     def channel(self) -> Channel:
         """What the connection can prove about itself and its client."""
@@ -212,9 +212,9 @@ class Conversation:
         reception, transaction = self._reception, self._transaction
         now = reception.clock.seconds()
         if transaction is not None and transaction.intake is not None:
-            self._wire.within(min(reception.data_timeout, transaction.content_since + reception.message_timeout - now))
+            self._wire.until(min(now + reception.data_timeout, transaction.content_since + reception.message_timeout))
         elif not self._engine.in_content:  # a chunk that is refused has to come within the time of its command
-            self._wire.within(min(reception.command_timeout, self._since + reception.session_timeout - now))
+            self._wire.until(min(now + reception.command_timeout, self._since + reception.session_timeout))
 
     def _drop_transaction(self) -> None:
         transaction, self._transaction = self._transaction, None

@@ -81,7 +81,7 @@ class SmtpProtocol(Protocol):
             transport.setTcpNoDelay(True)
         transport.registerProducer(self, True)
         tls = ISSLTransport.providedBy(transport)
-        self.within(min(self.factory.reception.command_timeout, _HANDSHAKE))
+        self._within(min(self.factory.reception.command_timeout, _HANDSHAKE))
         refusal = self.factory.enter(self, self._ip)
         if refusal is not None and (tls or self.factory.is_flooded):
             # A handshake would cost more than the session.
@@ -179,9 +179,9 @@ class SmtpProtocol(Protocol):
             self._waiter = Deferred()
             await self._waiter
 
-    def within(self, seconds: float) -> None:
+    def until(self, deadline: float) -> None:
         """See `Wire`."""
-        self.deadline = self.factory.reception.clock.seconds() + seconds
+        self.deadline = deadline
 
     def channel(self) -> Channel:
         """See `Wire`."""
@@ -195,7 +195,7 @@ class SmtpProtocol(Protocol):
             raise Gone(self._gone)
         # From here all bytes go through TLS: what came in clear behind the command is gone (RFC 3207 §5).
         self._direct = False
-        self.within(min(self.factory.reception.command_timeout, _HANDSHAKE))
+        self._within(min(self.factory.reception.command_timeout, _HANDSHAKE))
         self._engine.tls_started()
         self._handshake = Deferred()
         transport: Any = self.transport
@@ -260,11 +260,14 @@ class SmtpProtocol(Protocol):
         if self._gone:
             self._is_over()
             return
-        self.within(_LINGER)
+        self._within(_LINGER)
         self._flush()
         transport: Any = self.transport
         transport.unregisterProducer()
         transport.loseConnection()
+
+    def _within(self, seconds: float) -> None:
+        self.deadline = self.factory.reception.clock.seconds() + seconds
 
     def _is_over(self) -> None:
         if not self.over.called:
