@@ -25,7 +25,7 @@ from mailgw.admin.together import Together
 from mailgw.assemble import House, Parts, guard_of, porter_of
 from mailgw.config.model import Configuration
 from mailgw.descriptors import Descriptors, raise_limit
-from mailgw.interfaces import IDialer, IIdentity, IMemory, IObserver, IPostOffice, StoreUnavailable
+from mailgw.interfaces import IClock, IDialer, IIdentity, IMemory, IObserver, IPostOffice, StoreUnavailable
 from mailgw.journal import Fault, Journal
 from mailgw.listening import CannotBind, Open, Within, bind, bind_page, entrances_of, open_listeners
 from mailgw.notify import NOBODY, ServiceManager, Summary
@@ -91,6 +91,7 @@ class MailGateway(Service):
         self._reactor = reactor
         self._dialer: Any = house[IDialer]
         self._memory: Any = house[IMemory]
+        self._time_of_day: Any = house[IClock]
         self._post_office: Any = house[IPostOffice]
         self._ready = ready
         self._manager = manager
@@ -316,6 +317,9 @@ class MailGateway(Service):
             signpost=self._signpost,
             wake=part.dispatcher.wake,
             condition=self._condition if is_own else part.condition,
+            throttle=self._throttle if any(one.accounts for one in self._configuration.listen.values()) else None,
+            memory=self._memory,
+            time_of_day=self._time_of_day,
         )
 
     def _desk(self) -> Performer:

@@ -7,14 +7,14 @@ __all__ = ["add_up"]
 
 SAME = ("version", "pid")  # the first one's
 SMALLEST = ("oldest", "until", "room")
-LARGEST = ("failures", "uptime")
+LARGEST = ("failures", "uptime", "banned_networks", "failures_this_hour", "failures_the_hour_before")
 
 
 def add_up(values: Sequence[Any], key: str = "") -> Any:
     """Merge plain data of the same shape, at least one: numbers are added, tables and lists of destinations are merged.
 
-    What is called "oldest", "until" or "room" is the smallest, "failures" and "uptime" the largest of all; of texts the first that
-    says something stands for all; of other lists each item is there once; what is true for one is true.
+    What is one of `SMALLEST` or `LARGEST` is the smallest or largest of all; of texts the first that says something stands for all;
+    of other lists each item is there once; what is true for one is true.
     """
     there = [value for value in values if value is not None]
     if not there or key in SAME:

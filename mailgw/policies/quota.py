@@ -40,7 +40,7 @@ def _percent(_: object, __: object, value: int) -> None:
 @implementer(ISenderPolicy, IRecipientPolicy, IContentPolicy)
 @frozen
 class Quota:
-    """Defers what is above the limits with 450 4.7.1, and says when to come again.
+    """``type = "quota"``: defers what is above the limits with 450 4.7.1, and says when to come again.
 
     Time goes by in whole periods: from hour to hour of the clock, from day to day in UTC. A message counts when all of it is here,
     a recipient when it is asked for. Policies with the same ``per`` and the same limit count together, whichever listener they are
@@ -93,8 +93,9 @@ class Quota:
             await self._warn(client, rate, unit, count, left)
         if count + (not amount) <= rate.count:
             return None
+        number, period_of_time = str(rate).split(" ", 1)
         return defer(
-            f"the limit of {rate.count} {unit if rate.count > 1 else unit[:-1]} {str(rate).split(' ', 1)[1]} is reached, try again in {_spoken(left)}",
+            f"the limit of {number} {unit if rate.count > 1 else unit[:-1]} {period_of_time} is reached, try again in {_spoken(left)}",
             why=f"{count} {unit} of {client.login or client.ip}",
             evidence=(Evidence(f"{unit} of this {self.per}", str(count), str(rate)),),
             remedy=f"another {self.per}, a later time, or a higher limit",

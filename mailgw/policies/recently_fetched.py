@@ -41,7 +41,7 @@ async def note_fetch(memory: IMemory, clock: IClock, ip: IPv4Address | IPv6Addre
 @implementer(IRelayPolicy)
 @frozen
 class RecentlyFetched:
-    """Permits what comes from an address from which mail was fetched a short time ago."""
+    """``type = "recently-fetched"``: permits what comes from an address from which mail was fetched a short time ago."""
 
     within: Duration = field(default=900.0, validator=_at_most_a_day)
     """How long ago that may be."""

@@ -60,10 +60,11 @@ def _parse(file: IO[bytes], path: Path) -> _Rights:
 @implementer(ISenderPolicy, IContentPolicy)
 @frozen
 class SenderRights:
-    """Clients that have logged in send with their own addresses only; the login's own, where it is an address, is always one of them.
+    """``type = "sender-rights"``: clients that have logged in send with their own addresses only.
 
-    Addresses are compared without case. Clients that have not logged in are none of its business. Raises ValueError, with file and
-    line, for what cannot be read at the start; a file that cannot be read later stays in force as it was.
+    The login's own address, where it is one, is always among them. Addresses are compared without case. Clients that have not
+    logged in are none of its business. Raises ValueError, with file and line, for what cannot be read at the start; a file that
+    cannot be read later stays in force as it was.
     """
 
     addresses: dict[str, list[Annotated[str, parse_right]]] = field(factory=dict, converter=_in_lower_case)
