@@ -1,6 +1,7 @@
 """The first minute: the demo, and the clients that people have at hand."""
 
 import json
+import re
 import smtplib
 import subprocess
 
@@ -66,8 +67,18 @@ def test_a_stranger_cannot_relay(demo):
     with smtplib.SMTP("127.0.0.1", 2525, timeout=PATIENCE) as client:
         client.ehlo("stranger.example")
         client.mail("me@example.com")
-        assert client.rcpt("you@elsewhere.example") == (550, b"5.7.1 relaying denied")
-        assert client.rcpt("you%elsewhere.example@example.org") == (550, b"5.7.1 relaying denied")
+        refused = [client.rcpt(to) for to in ("you@elsewhere.example", "you%elsewhere.example@example.org")]
+    for code, text in refused:
+        assert code == 550
+        assert re.fullmatch(rb"5\.7\.1 relaying denied \[ref [0-9A-Z]{5}\]", text)
+    ref = refused[0][1].decode()[-6:-1]
+    told = wait_until(lambda: explained(demo, ref), "the refusal in the decision records")
+    assert 'rule       permit to "@ours" does not match, demo/mailgw.toml:' in told
+    assert "fact       recipient: you@elsewhere.example  (the client's RCPT command)" in told
+
+
+def explained(demo, ref):
+    return subprocess.run([BIN / "mailgw", "explain", ref], cwd=demo, capture_output=True, text=True, timeout=PATIENCE, check=False).stdout
 
 
 def test_submission_wants_tls_and_a_login(demo):
