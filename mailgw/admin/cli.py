@@ -107,8 +107,10 @@ def tell_matrix(out: Printer, matrix: Sequence[Cell]) -> None:
 def status(speaker: Speaker) -> None:
     """Say how the running daemon is."""
     answer = speaker.order("status")
+    speaker.note_missing(answer)
     if speaker.as_json:
         return speaker.out.json(answer)
+    answer.pop("missing", None)
     speaker.out.tree(readable(answer, speaker.now))
     return None
 

@@ -13,9 +13,11 @@ from mailgw.admin.reading import Reading, Refusal
 from mailgw.admin.selecting import BadRequest
 from mailgw.admin.signpost import Signpost
 from mailgw.admin.still_house import still_house
+from mailgw.admin.together import Together
 from mailgw.assemble import load
 from mailgw.interfaces import IQueueDesk, StoreUnavailable
 from mailgw.storage.desk import Desk, read_only_desk
+from mailgw.storage.parts import folder_of, part_of, parts_in
 from mailgw.values.content import Content
 from mailgw.values.delivery import Destination
 from mailgw.values.ledger import Entry, Order, Selection
@@ -50,21 +52,33 @@ class StoreReader:
     """
 
     def __init__(self, folder: Path, now: float) -> None:
+        self._desks: dict[int, Desk] = {}
+        unreadable: dict[int, Refusal] = {}
         try:
-            self._desk = read_only_desk(folder)
-        except StoreUnavailable as problem:
-            raise Refusal("unavailable", str(problem)) from problem
+            parts = parts_in(folder) or [1]
         except OSError as problem:
             raise Refusal("unavailable", f"{folder}: {problem.strerror}") from problem
+        for part in parts:
+            where = folder_of(folder, part)
+            try:
+                self._desks[part] = read_only_desk(where)
+            except StoreUnavailable as problem:
+                unreadable[part] = Refusal("unavailable", str(problem))
+            except OSError as problem:
+                unreadable[part] = Refusal("unavailable", f"{where}: {problem.strerror}")
+        if not self._desks:
+            raise next(iter(unreadable.values()))
         clock = Clock()
         clock.advance(now)
-        self._reading = Reading(desk=_LoneDesk(self._desk), clock=clock)
+        readings = {part: Reading(desk=_LoneDesk(desk), clock=clock) for part, desk in self._desks.items()}
+        self._reading = Together(members=lambda: readings, part_of=part_of, unattended=lambda: list(unreadable))
 
     def __enter__(self) -> "StoreReader":
         return self
 
     def __exit__(self, *problem: object) -> None:
-        self._desk.close()
+        for desk in self._desks.values():
+            desk.close()
 
     def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """As `mailgw.admin.client.Daemon.ask`, for the reading operations. Raises Refusal."""

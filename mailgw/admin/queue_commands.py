@@ -46,6 +46,7 @@ def list_(speaker: Speaker, /, **said: Any) -> None:
     """List recipients, by message number."""
     with speaker.reading() as (ask, source):
         answer = ask("queue_list", selection=selected(**said))
+    speaker.note_missing(answer)
     if speaker.as_json:
         return speaker.out.json({"source": source, **answer})
     now = speaker.now
@@ -134,6 +135,7 @@ def stats(speaker: Speaker, limit: int) -> None:
     """Count recipients by destination and state, the fullest destination first."""
     with speaker.reading() as (ask, source):
         answer = ask("queue_stats", limit=limit)
+    speaker.note_missing(answer)
     if speaker.as_json:
         return speaker.out.json({"source": source, **answer})
     now = speaker.now
@@ -176,6 +178,7 @@ def order_command(order: Order, help_text: str, done: str) -> None:
         if not everything and not selection:
             raise click.UsageError("nothing is selected: give message numbers or options that select, or say --all")
         answer = speaker.order(f"queue_{order.value}", selection=selection, everything=everything, reason=reason)
+        speaker.note_missing(answer)
         if speaker.as_json:
             speaker.out.json(answer)
         else:

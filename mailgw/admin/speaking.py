@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,11 @@ class Speaker:
     def note(self, text: str) -> None:
         """Say something beside the answer."""
         self.err.line(f"mailgw: {text}")
+
+    def note_missing(self, answer: Mapping[str, Any]) -> None:
+        """Say which parts of the queue an answer is not about."""
+        for part in answer.get("missing", ()):
+            self.note(f"part {part} of the queue cannot be reached now, this is about the rest")
 
     def failed(self, kind: str, text: object) -> click.exceptions.Exit:
         """Say that it failed: as text on standard error, or as ``{"error": {"kind", "text"}}`` on standard output.

@@ -34,7 +34,7 @@ def part_of(message: int) -> int:
 
 
 def parts_in(state: Path) -> list[int]:
-    """The numbers of the parts that have a queue, in their order."""
+    """The numbers of the parts that have a queue, in their order. Raises OSError."""
     found = [1] if (state / "queue.db").exists() else []
     if state.is_dir():
         names = [_NAME.match(path.name) for path in state.iterdir() if (path / "queue.db").exists()]
