@@ -22,14 +22,20 @@ from twisted.logger import FileLogObserver, ILogObserver, LogEvent, LogLevel, fo
 from zope.interface import implementer
 
 from mailgw.interfaces import IObserver
-from mailgw.journal import Connected, Disconnected, Fault, LoggedIn, LoginFailed
+from mailgw.journal import BanLifted, Connected, Disconnected, Fault, LoggedIn, LoginFailed
 from mailgw.values.address import Address
 from mailgw.values.delivery import Recipient
 
 __all__ = ["Log", "line_of", "names_of", "pass_on", "quicken", "word_of"]
 
 MOST_ITEMS = 20  # of a list, then how many there are; each recipient has lines of its own when it is delivered
-_WORDS: dict[type, str] = {Connected: "connect", Disconnected: "disconnect", LoggedIn: "login", LoginFailed: "login-failed"}
+_WORDS: dict[type, str] = {
+    BanLifted: "ban-lifted",
+    Connected: "connect",
+    Disconnected: "disconnect",
+    LoggedIn: "login",
+    LoginFailed: "login-failed",
+}
 _SPOKEN: dict[type, str] = {LoginFailed: "login failed:"}  # in lines only: fail2ban reads it, so it stays as it is
 _PLAIN = re.compile(r"[!#-<>-\[\]-z|~]+\Z")  # no white space, no quote, no "=", no backslash, no brace
 _ODD = re.compile(r'["\\]|[^ -~]')
