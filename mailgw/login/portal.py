@@ -66,7 +66,7 @@ class InOrder:
     async def requestAvatarId(self, shown: Shown) -> str:  # type: ignore[override]  # noqa: N802 - Twisted takes coroutines, too
         """Raises UnauthorizedLogin, AccountsUnavailable, and what ended the exchange."""
         missing: list[str] = []
-        able = [one for one in self.accounts if _can_serve(one, shown.mechanism)]
+        able = [one for one in self.accounts if can_serve(one.component, shown.mechanism)]
         for number, one in enumerate(able, 1):
             form = shown.form_for(one.component, number < len(able))
             if form is None:
@@ -87,9 +87,9 @@ class InOrder:
         raise UnauthorizedLogin()
 
     async def _ask(self, one: Accounts, form: Any, shown: Shown) -> str:
+        shown.tape.patience = patience = Patience(self.clock, one.timeout)
         asking: Deferred[Any] = maybeDeferred(one.component.requestAvatarId, form)
-        shown.tape.patience = patience = Patience(self.clock, one.timeout, asking)
-        patience.start()
+        patience.watch(asking)
         try:
             login: Any = await asking
         except (UnauthorizedLogin, AccountsUnavailable):
@@ -101,7 +101,7 @@ class InOrder:
                 self._fault(one, f"failed: {type(problem).__name__}", _where(problem))
             raise AccountsUnavailable("failed, see the fault") from None
         finally:
-            patience.stop()
+            patience.pause()
             shown.tape.patience = None
         if not isinstance(login, str) or not login or len(login) > _MAX_LOGIN or not login.isprintable():
             self._fault(one, f"gave a {type(login).__name__} that is no login")
@@ -110,13 +110,6 @@ class InOrder:
 
     def _fault(self, one: Accounts, problem: str, where: str = "") -> None:
         self.journal.note(Fault(self.session, f"accounts {one.name}", problem, where))
-
-
-def _can_serve(one: Accounts, mechanism: str) -> bool:
-    try:
-        return can_serve(one.component, mechanism)
-    except Exception:  # said when the mechanisms were offered
-        return False
 
 
 def _where(problem: Exception) -> str:

@@ -32,7 +32,7 @@ _NEVER_PASSED_ON = frozenset({"EXTERNAL", "ANONYMOUS"})  # others cannot see the
 def serves_itself(accounts: IAccounts, mechanism: str) -> bool:
     """Whether the accounts take the credentials that we make of the mechanism."""
     base = base_of(mechanism)
-    return _FORMS.get(base) in accounts.credentialInterfaces and base in accounts.mechanisms()
+    return _FORMS.get(base) in accounts.credentialInterfaces and base in _mechanisms_of(accounts)
 
 
 def can_serve(accounts: IAccounts, mechanism: str) -> bool:
@@ -40,7 +40,14 @@ def can_serve(accounts: IAccounts, mechanism: str) -> bool:
     if serves_itself(accounts, mechanism):
         return True
     passed_on = ISaslDialogue in accounts.credentialInterfaces and mechanism not in _NEVER_PASSED_ON
-    return passed_on and mechanism in accounts.mechanisms()  # channel binding cannot be passed on: no -PLUS
+    return passed_on and mechanism in _mechanisms_of(accounts)  # channel binding cannot be passed on: no -PLUS
+
+
+def _mechanisms_of(accounts: IAccounts) -> frozenset[str]:
+    try:
+        return accounts.mechanisms()
+    except Exception:  # that is said where mechanisms are offered
+        return frozenset()
 
 
 @implementer(IUsernamePassword)

@@ -14,28 +14,38 @@ T = TypeVar("T")
 
 @define(eq=False)
 class Patience:
-    """Cancels ``waiting`` when the accounts have taken ``seconds``; the time that the client takes is not theirs."""
+    """Gives accounts up when they have taken ``seconds``; the time that the client takes is not theirs."""
 
     clock: IReactorTime
     seconds: float
-    waiting: "Deferred[Any]"
     ran_out: bool = False
+    _waiting: "Deferred[Any] | None" = None
+    _paused: bool = False
     _timer: IDelayedCall | None = None
 
-    def start(self) -> None:
-        """From now on it is they who are waited for."""
-        if not self.waiting.called:
-            self._timer = self.clock.callLater(self.seconds, self._end)
+    def watch(self, waiting: "Deferred[Any]") -> None:
+        """Cancel this when the time is over."""
+        self._waiting = waiting
+        if not self._paused:
+            self.go_on()
 
-    def stop(self) -> None:
-        """They are not waited for any more."""
+    def pause(self) -> None:
+        """It is not they who are waited for."""
+        self._paused = True
         timer, self._timer = self._timer, None
         if timer is not None and timer.active():
             timer.cancel()
 
+    def go_on(self) -> None:
+        """From now on it is they again."""
+        self._paused = False
+        if self._waiting is not None and not self._waiting.called:
+            self._timer = self.clock.callLater(self.seconds, self._end)
+
     def _end(self) -> None:
+        assert self._waiting is not None
         self.ran_out = True
-        self.waiting.cancel()
+        self._waiting.cancel()
 
 
 @define(eq=False)
@@ -61,7 +71,7 @@ class Tape:
         if not self._taken and (initial := self.take_initial()) is not None:
             return initial
         if self.patience is not None:
-            self.patience.stop()
+            self.patience.pause()
         try:
             response = await self._respond(challenge)
         except Exception as ended:
@@ -69,7 +79,7 @@ class Tape:
             raise
         finally:
             if self.patience is not None:
-                self.patience.start()
+                self.patience.go_on()
         if not self.heard and not challenge:
             self.initial, self._taken = response, True
         self.heard.append(response)
