@@ -111,11 +111,12 @@ def test_what_is_declared_is_installed() -> None:
 @pytest.mark.parametrize("name", declared())
 def test_our_components_keep_their_contracts(name: str) -> None:
     module, _, attribute = declared()[name].partition(":")
-    roles = [one for one in (*POLICIES, IGateway, IAccounts) if one.implementedBy(getattr(importlib.import_module(module), attribute))]
+    found = getattr(importlib.import_module(module), attribute)
+    roles = [one for one in (*POLICIES, IRelayPolicy, IGateway, IAccounts) if one.implementedBy(found)]
     cls = find(name.removeprefix("accounts."), *roles)
     for contract in roles:
         verifyClass(contract, cls)
-    common = {"retry", "warn_after", "give_up", "connections"} if IGateway.implementedBy(cls) else {"timeout"}
+    common = {"retry", "warn_after", "give_up", "connections"} if IGateway in roles else set() if IAccounts in roles else {"timeout"}
     assert not settings_of(cls).keys() & (common | {"type"})
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from attrs import asdict
 
+from mailgw.admin.account_commands import account
 from mailgw.admin.checking import check as inspect
 from mailgw.admin.login_commands import bans, fetched
 from mailgw.admin.options import speaking, with_json
@@ -55,6 +56,7 @@ def main(speaker: Speaker, config: Path | None, socket: Path | None) -> None:
 
 
 main.add_command(queue)
+main.add_command(account)
 main.add_command(bans)
 main.add_command(fetched)
 main.add_command(explain)

@@ -10,7 +10,7 @@ from mailgw.login.decoys import Decoys
 from mailgw.login.schemes import BadHash, StoredPassword, read_stored
 from mailgw.smtp.saslprep import saslprep
 
-__all__ = ["Account", "Accounts", "BadPasswordFile", "Entry", "key_of", "lines_of", "read_accounts"]
+__all__ = ["Account", "Accounts", "BadPasswordFile", "Entry", "key_of", "lines_of", "read_accounts", "understood"]
 
 _MOST_TOLD = 3  # faults of one file that one text tells
 _EXTRA = 7  # fields before Dovecot's extra fields: user, password, uid, gid, gecos, home, shell
@@ -93,7 +93,7 @@ def read_accounts(path: Path, octets: bytes, allow_plaintext: bool = False, case
     faults: list[str] = []
     for entry in lines_of(text):
         try:
-            key, stored = _understood(entry, allow_plaintext, case_sensitive)
+            key, stored = understood(entry, allow_plaintext, case_sensitive)
         except ValueError as problem:
             faults.append(f"{path}:{entry.number}: {problem}")
             continue
@@ -107,7 +107,7 @@ def read_accounts(path: Path, octets: bytes, allow_plaintext: bool = False, case
     return Accounts.of(found)
 
 
-def _understood(entry: Entry, allow_plaintext: bool, case_sensitive: bool) -> tuple[str, StoredPassword]:
+def understood(entry: Entry, allow_plaintext: bool, case_sensitive: bool) -> tuple[str, StoredPassword]:
     """The key of an entry's name, and its password. Raises ValueError."""
     if len(entry.fields) < 2:
         raise ValueError("is no account: a line is USER:HASH")
