@@ -56,6 +56,9 @@ House = Mapping[InterfaceClass, object]
 """The providers for `given` fields."""
 
 
+_PATIENCE = 60.0  # seconds for accounts that set themselves no limit; those that do should come to theirs first
+
+
 @implementer(IIdentity)
 @frozen
 class Identity:
@@ -174,7 +177,7 @@ class _Building:
         for name, one in configuration.accounts.items():
             component = build(as_part(one.part), (IAccounts,), self.house, configuration.context, self.report)
             if component is not None:
-                accounts[name] = Accounts(name, component, one.timeout)
+                accounts[name] = Accounts(name, component, max(_PATIENCE, 2 * getattr(component, "timeout", 0.0)))
         members = check_members(configuration, gateways, self.report)
         routes = tuple(rule for one in configuration.route if (rule := self.route(one)) is not None)
         find_open_relays(configuration, relay, self.report)

@@ -94,9 +94,8 @@ class Tls:
 
 @frozen(kw_only=True)
 class Accounts:
-    """[accounts.NAME]: who can log in, and how that is found out."""
+    """[accounts.NAME]: who can log in, and how that is found out. All keys are the component's own."""
 
-    timeout: Duration = 30.0  # what the client takes for its responses does not count
     name: str = field(metadata=DERIVED)
     part: Part = field(metadata=DERIVED)
     at: Place = field(metadata=DERIVED)

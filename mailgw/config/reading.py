@@ -227,10 +227,8 @@ class _Reading:
 
     def accounts(self, name: str, table: dict[str, Any]) -> Accounts | None:
         at: Place = ("accounts", name)
-        keys = frozenset({"timeout"})
-        part = self.part(table, at, keys)
-        values = self.common(Accounts, table, at, keys)
-        return Accounts(**values, name=name, part=part, at=at) if part else None
+        part = self.part(table, at, frozenset())
+        return Accounts(name=name, part=part, at=at) if part else None
 
     def listeners(self) -> dict[str, Listener]:
         tables = dict(self.tables("listen"))
