@@ -25,6 +25,9 @@ __all__ = ["Dovecot"]
 # What can be passed on. EXTERNAL and ANONYMOUS would believe anybody, a channel binding would be that of another channel, and
 # DIGEST-MD5 and NTLM are broken (RFC 6331).
 _SAFE = frozenset({"PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256", "OAUTHBEARER", "XOAUTH2", "GSSAPI", "GSS-SPNEGO"})
+# "secured": we offer mechanisms only where the listener lets us, which is more than Dovecot could know. "no-penalty": it would count
+# the failures of all our clients as those of one, and let everybody wait; our own guard counts them.
+_PARAMETERS = ("secured", "no-penalty")
 _UNSAFE_FLAGS = frozenset({"anonymous", "private"})
 _AGAIN = 5.0  # seconds after a failure before it is asked in the background which mechanisms there are
 
@@ -94,8 +97,7 @@ class Dovecot:
         connection = await self._connected()
         if mechanism not in self._state.mechanisms:
             raise AccountsUnavailable(f"Dovecot does not offer {mechanism}")
-        # "secured": we offer mechanisms only where the listener lets us, which is more than Dovecot could know.
-        number, answer = connection.begin(mechanism, initial, (f"service={self.service}", "secured"))
+        number, answer = connection.begin(mechanism, initial, (f"service={self.service}", *_PARAMETERS))
         said = await self._in_time(answer)
         while isinstance(said, Challenge):
             if client is None:

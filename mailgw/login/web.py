@@ -69,7 +69,9 @@ async def ask_web(
 async def _ask_twice(agent: IAgent, method: str, url: str, headers: Mapping[str, str], body: bytes, limit: int) -> tuple[int, bytes]:
     try:
         return await _ask(agent, method, url, headers, body, limit)
-    except (ResponseNeverReceived, RequestTransmissionFailed):
+    except (ResponseNeverReceived, RequestTransmissionFailed) as problem:
+        if any(reason.check(CancelledError) for reason in problem.reasons):
+            raise CancelledError from None  # the time is up
         # A kept connection that the server was just closing. Asking twice whether a proof is good does no harm.
         return await _ask(agent, method, url, headers, body, limit)
 
