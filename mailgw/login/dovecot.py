@@ -134,6 +134,8 @@ class Dovecot:
         state.dialling = []
         try:
             connection, offered = await self._dial()
+            state.mechanisms = frozenset(name for name, flags in offered.items() if name in _SAFE and not flags & _UNSAFE_FLAGS)
+            state.connection = None if connection.is_over else connection
         except BaseException:
             state.quiet_until = self.clock.seconds() + _AGAIN
             raise
@@ -142,8 +144,6 @@ class Dovecot:
             for turn in waiting:
                 if not turn.called:
                     turn.callback(None)
-        state.mechanisms = frozenset(name for name, flags in offered.items() if name in _SAFE and not flags & _UNSAFE_FLAGS)
-        state.connection = None if connection.is_over else connection
         return connection
 
     async def _dial(self) -> tuple[DovecotConnection, Mapping[str, frozenset[str]]]:
