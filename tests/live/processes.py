@@ -46,6 +46,8 @@ def answers(port):
 class Gateway:
     """``twistd mailgw`` with a configuration; a context manager that leaves no process behind."""
 
+    before = ()  # a command that runs the command after it: env, prlimit
+
     def __init__(self, folder, configuration, port):
         self.folder, self.port = folder, port
         self.file = folder / "mailgw.toml"
@@ -55,7 +57,7 @@ class Gateway:
 
     def launch(self):
         """Start it without waiting for anything."""
-        command = [BIN / "twistd", "-n", "--pidfile=", f"--logfile={self.log}", "mailgw", "--config", self.file]
+        command = [*self.before, BIN / "twistd", "-n", "--pidfile=", f"--logfile={self.log}", "mailgw", "--config", self.file]
         self.process = subprocess.Popen(command, cwd=self.folder, stderr=subprocess.PIPE)
 
     def start(self):
