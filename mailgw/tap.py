@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 from attrs import evolve
 from twisted.application.service import IService
 from twisted.internet import reactor
+from twisted.internet.error import ReactorNotRunning
 from twisted.python.usage import Options as UsageOptions
 
 from mailgw import demo
@@ -100,7 +102,8 @@ def _worker(
 
     def orphaned() -> None:
         gateway.hurry()
-        loop.stop()
+        with suppress(ReactorNotRunning):
+            loop.stop()
 
     loop.callWhenRunning(Lifeline, sys.__stdin__.fileno() if sys.__stdin__ is not None else 0, loop, orphaned)
     return gateway

@@ -11,6 +11,7 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred, DeferredList
 
 from mailgw.admin.merging import add_up
+from mailgw.admin.operations import Operations
 from mailgw.admin.reading import Performer, Refusal
 from mailgw.admin.selecting import DEFAULT_LIMIT, MOST, BadRequest, selection_from
 
@@ -36,6 +37,8 @@ class Together:
         """See `Reading.perform`. Raises Refusal."""
         if operation in self.more:
             return await self.more[operation](**arguments)
+        if operation not in Operations.offered:
+            raise Refusal("bad-request", f'there is no operation "{operation}"')
         if not self.members():
             raise Refusal(_AWAY, "no part of the queue can be asked now")
         if operation in _ONE_MESSAGE:

@@ -12,7 +12,7 @@ __all__ = ["Lifeline"]
 
 
 class Lifeline(FileDescriptor):
-    """Reads from a descriptor until its other end is closed, and then calls ``cut``; nothing is ever sent through it."""
+    """Watches a descriptor until its other end is closed, or the reactor ends, and then calls ``cut``. Nothing comes through it."""
 
     def __init__(self, descriptor: int, reactor: Any, cut: Callable[[], object]) -> None:
         super().__init__(reactor)
@@ -34,5 +34,6 @@ class Lifeline(FileDescriptor):
             return None
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802
+        """See twisted's IFileDescriptor: also when the reactor ends."""
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
         self._cut()

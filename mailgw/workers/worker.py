@@ -139,6 +139,7 @@ class Worker:
         if self._port is not None:
             self._port.stopListening()
             self._port = None
+            self.notify.unlink(missing_ok=True)
 
     def has_ended(self, ending: Ending) -> None:
         """Its process is over."""

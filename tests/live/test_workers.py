@@ -1,0 +1,395 @@
+"""Several workers under the real twistd: who takes mail, who dies, who looks after what, and what is added up."""
+
+import json
+import os
+import signal
+import smtplib
+import socket
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from contextlib import suppress
+
+import pytest
+from processes import BIN, PATIENCE, SmtpSink, answers, free_port, gateway_in, mails, wait_until
+
+from mailgw.admin.client import Daemon, NoAnswer, NotRunning, Refused
+from mailgw.storage.parts import NUMBERS
+
+pytestmark = pytest.mark.live
+
+REST = """
+[[route]]
+otherwise = true
+gateway = "mailboxes"
+[gateway.mailboxes]
+type = "maildir"
+path = "mail"
+retry = ["1s"]
+"""
+# Nothing listens there: mail waits.
+WAITING = """
+[[route]]
+otherwise = true
+gateway = "mailboxes"
+[gateway.mailboxes]
+type = "smarthost"
+address = "127.0.0.1:{port}"
+tls = "never"
+retry = ["1h"]
+"""
+
+
+class Workers:
+    """A gateway with several workers; a context manager."""
+
+    def __init__(self, folder, rest=REST, workers=2, listen="", admin=""):
+        self.gateway = gateway_in(folder, rest + f'[admin]\nsocket = "admin.sock"\n{admin}', f"workers = {workers}", listen)
+        self.folder, self.file, self.port, self.log = self.gateway.folder, self.gateway.file, self.gateway.port, self.gateway.log
+
+    def have(self, workers):
+        text = self.file.read_text()
+        assert "workers = " in text
+        self.file.write_text("\n".join(f"workers = {workers}" if line.startswith("workers") else line for line in text.splitlines()))
+
+    @property
+    def parent(self):
+        return self.gateway.process
+
+    def ask(self, operation, **arguments):
+        with Daemon(self.folder / "admin.sock") as daemon:
+            return daemon.ask(operation, **arguments)
+
+    def status(self):
+        try:
+            return self.ask("status")
+        except (NotRunning, NoAnswer):
+            return {}
+
+    def workers(self, state="ready"):
+        """Their cards, once all are in that state."""
+        found = self.status().get("workers", {})
+        return found if found and all(one["state"] == state for one in found.values()) else None
+
+    def all_ready(self):
+        return wait_until(self.workers, "readiness of all workers")
+
+    def send(self, text="x"):
+        """One message on a connection of its own; gives its number in the queue."""
+        with self.gateway.client() as client:
+            client.ehlo("c.example")
+            client.mail("a@example.com")
+            client.rcpt("b@example.org")
+            code, reply = client.data(f"Subject: {text}\r\n\r\n{text}\r\n")
+            assert code == 250
+            return int(reply.split()[-1])
+
+    def send_to_both(self):
+        """Messages until both have one; gives all numbers."""
+        numbers = [self.send("first")]
+        wait_until(lambda: numbers.append(self.send("more")) or len({number // NUMBERS for number in numbers}) == 2, "mail for both")
+        return numbers
+
+    def listed(self):
+        return [entry["message"] for entry in self.ask("queue_list", selection={"limit": 1000})["entries"]]
+
+    def __enter__(self):
+        self.gateway.start()
+        self.all_ready()
+        return self
+
+    def __exit__(self, *_):
+        self.gateway.__exit__()
+
+
+def is_running(pid):
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
+
+
+def test_both_take_mail_and_the_desk_is_one(tmp_path):
+    with Workers(tmp_path / "gateway", WAITING.format(port=free_port())) as both:
+        numbers = both.send_to_both()
+        assert both.listed() == sorted(numbers)
+        answer = both.ask("queue_stats")
+        assert answer["total"]["waiting"] == len(numbers)
+        assert [row["waiting"] for row in answer["destinations"]] == [len(numbers)]
+        status = both.status()
+        assert status["pid"] == both.parent.pid
+        assert status["queue"]["waiting"] == len(numbers)
+        assert status["listeners"]["mx"]["sessions"] == 0
+        for one in (min(numbers), max(numbers)):  # in the first part, in the second
+            assert both.ask("queue_show", message=one)["message"] == one
+            assert both.gateway.cli("queue", "show", str(one), "--content").stdout.startswith("Received: ")
+        assert both.ask("queue_hold", selection={"messages": [min(numbers), max(numbers)]}) == {"recipients": 2}
+        assert both.ask("queue_drop", selection={}, everything=True) == {"recipients": len(numbers)}
+        with pytest.raises(Refused, match="there is no message"):
+            both.ask("queue_show", message=5 * NUMBERS)
+        with pytest.raises(Refused, match="there is no operation"):
+            both.ask("part_take", part=1)
+        assert both.ask("route", address="b@example.org")["route"]["gateway"] == "mailboxes"
+        shown = both.gateway.cli("status").stdout
+        assert "workers:" in shown
+        assert [path.stat().st_mode & 0o777 for path in sorted(both.folder.glob("admin.sock*"))] == [0o600] * 5
+    assert not list(both.folder.glob("admin.sock*"))
+    log = both.log.read_text()
+    assert " worker=1 [mailgw#info] session=" in log
+    assert " worker=2 [mailgw#info] session=" in log
+    assert "Traceback" not in log
+
+
+def test_what_waits_is_seen_while_nobody_runs(tmp_path):
+    with Workers(tmp_path / "gateway", WAITING.format(port=free_port())) as both:
+        numbers = both.send_to_both()
+    answer = both.gateway.cli("queue", "list", "--json")
+    assert [entry["message"] for entry in json.loads(answer.stdout)["entries"]] == sorted(numbers)
+
+
+@pytest.mark.parametrize("options", [["--logfile=log"], ["--syslog"], []], ids=["file", "syslog", "stdout"])
+def test_the_log_of_all_is_one(tmp_path, options):
+    if options == ["--syslog"] and not os.path.exists("/dev/log"):
+        pytest.skip("there is no syslog")
+    both = Workers(tmp_path / "gateway")
+    command = [BIN / "twistd", "-n", "--pidfile=", *options, "mailgw", "--config", "mailgw.toml", "--json-log", "events"]
+    with (both.folder / "out").open("wb") as out:
+        both.gateway.process = subprocess.Popen(command, cwd=both.folder, stdout=out, stderr=subprocess.PIPE)
+    with both.gateway.process:
+        try:
+            wait_until(lambda: answers(both.port), "the greeting")
+            both.all_ready()
+            both.send_to_both()
+        finally:
+            both.parent.terminate()
+            both.parent.wait(PATIENCE)
+    lines = (both.folder / ("log" if options == ["--logfile=log"] else "out")).read_text().splitlines()
+    if options != ["--syslog"]:
+        for worker in "12":
+            assert [line for line in lines if f" worker={worker} [mailgw#info] session=" in line and " accepted message=" in line]
+        assert all(line[:2] == "20" for line in lines), [line for line in lines if line[:2] != "20"]
+    events = [json.loads(line) for line in (both.folder / "events").read_text().splitlines()]
+    assert {event["worker"] for event in events if event["event"] == "accepted"} == {1, 2}
+
+
+def load(port, acknowledged, stop, name):
+    """Send message after message, and remember each that was acknowledged."""
+    number = 0
+    while not stop.is_set():
+        with suppress(OSError, smtplib.SMTPException), smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as client:
+            while not stop.is_set():
+                number += 1
+                subject = f"<{name}.{number}@load.example>"
+                client.sendmail("load@example.com", ["you@example.org"], f"Message-ID: {subject}\r\n\r\nx\r\n")
+                acknowledged.append(subject)
+
+
+def test_a_killed_worker_loses_nothing_and_comes_back(tmp_path):
+    acknowledged, stop = [], threading.Event()
+    with Workers(tmp_path / "gateway") as both:
+        threads = [threading.Thread(target=load, args=(both.port, acknowledged, stop, f"t{n}")) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            for number in ("1", "2"):
+                before = len(acknowledged)
+                pid = both.all_ready()[number]["pid"]
+                os.kill(pid, signal.SIGKILL)
+                wait_until(lambda before=before: len(acknowledged) > before + 50, "more acknowledged mail")
+                wait_until(lambda pid=pid, number=number: (both.workers() or {number: {"pid": pid}})[number]["pid"] != pid, "a new worker")
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(PATIENCE)
+        assert [card["restarts"] for card in both.all_ready().values()] == [1, 1]
+
+        def arrived():
+            return {mail.partition(b"Message-ID: ")[2].partition(b"\n")[0].strip().decode() for mail in mails(both.folder / "mail")}
+
+        wait_until(lambda: set(acknowledged) <= arrived(), "the arrival of all that was acknowledged")
+    assert "worker 1 has died" in both.log.read_text()
+    assert "signal 9 (SIGKILL)" in both.log.read_text()
+
+
+def test_a_part_whose_worker_keeps_dying_is_looked_after_and_given_back(tmp_path):
+    port = free_port()
+    with Workers(tmp_path / "gateway", WAITING.format(port=port)) as both:
+        numbers = both.send_to_both()
+        in_the_second = [number for number in numbers if number > NUMBERS]
+        pid = both.all_ready()["2"]["pid"]
+        obstacle = both.folder / "admin.sock.2"
+        obstacle.unlink()
+        obstacle.write_text("a worker with such a file at its socket's place cannot start")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: both.status()["workers"]["1"].get("looks_after") == [2], "the other's taking over", 60)
+        status = both.status()
+        assert status["workers"]["2"]["state"] == "waiting"
+        assert "missing" not in status
+        assert set(both.listed()) == set(numbers)
+        assert both.ask("queue_hold", selection={"messages": [in_the_second[0]]}) == {"recipients": 1}
+        assert both.send() < NUMBERS
+        obstacle.unlink()
+        wait_until(lambda: (both.workers() or {"2": {"restarts": 0}})["2"]["restarts"] > 0, "the second's return", 60)
+        assert "looks_after" not in both.all_ready()["1"]
+        assert set(both.listed()) >= set(numbers)
+    assert "is no socket; it is left alone" in both.log.read_text()
+
+
+def test_fewer_and_more_workers_deliver_all_of_it_once(tmp_path):
+    port = free_port()
+    rest = WAITING.format(port=port)
+    with Workers(tmp_path / "gateway", rest) as both:
+        numbers = both.send_to_both()
+    both.have(1)
+    with both.gateway:
+        assert both.listed() == sorted(numbers)
+        assert "looking after part 2 of the queue" in both.log.read_text()
+        numbers.append(both.send())
+    both.have(3)
+    with both:
+        numbers.append(both.send())
+    both.have(2)
+    with both, SmtpSink() as sink:
+        both.file.write_text(both.file.read_text().replace(f"127.0.0.1:{port}", sink.address))
+        wait_until(lambda: set(both.listed()) == set(numbers), "all the parts being open")
+    with SmtpSink() as sink:
+        both.have(1)
+        both.file.write_text(both.file.read_text().replace('address = "127.0.0.1', f'address = "{sink.address}" # '))
+        with both.gateway:
+            both.ask("queue_retry", selection={}, everything=True)
+            wait_until(lambda: len(sink.messages) == len(numbers) and not both.listed(), "delivery of all")
+        assert len(sink.messages) == len(numbers)
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_a_stop_lets_transactions_end(tmp_path):
+    with Workers(tmp_path / "gateway") as both:
+        clients = [both.gateway.client() for _ in range(6)]
+        for client in clients:
+            client.ehlo("c.example")
+        for client in clients[:3]:
+            client.mail("a@example.com")
+            client.rcpt("b@example.org")
+            assert client.docmd("DATA")[0] == 354
+        pids = [card["pid"] for card in both.all_ready().values()]
+        both.parent.terminate()
+        for client in clients[3:]:
+            assert client.getreply() == (421, b"4.3.2 shutting down")
+        wait_until(lambda: not answers(both.port), "the port's closing")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", both.port), timeout=5)
+        for client in clients[:3]:
+            client.send("Subject: last\r\n\r\nx\r\n.\r\n")
+            assert client.getreply()[0] == 250
+        assert both.parent.wait(PATIENCE) == -signal.SIGTERM
+        for client in clients:
+            client.close()
+        assert not [pid for pid in pids if is_running(pid)]
+
+
+def test_without_their_parent_they_end_and_a_new_one_can_begin(tmp_path):
+    with Workers(tmp_path / "gateway") as both:
+        pids = [card["pid"] for card in both.all_ready().values()]
+        with both.gateway.client() as client:
+            client.ehlo("c.example")
+            both.parent.kill()
+            both.parent.wait(PATIENCE)
+            both.parent.stderr.close()
+            assert client.getreply() == (421, b"4.3.2 shutting down")
+            client.close()
+        both.gateway.start()
+        both.all_ready()
+        wait_until(lambda: not any(map(is_running, pids)), "the old workers' end")
+        assert both.send()
+    assert "Traceback" not in both.log.read_text()
+
+
+def test_signals_are_handed_on_and_kill_nobody(tmp_path):
+    with Workers(tmp_path / "gateway") as both:
+        before = {number: card["pid"] for number, card in both.all_ready().items()}
+        both.parent.send_signal(signal.SIGHUP)
+        both.parent.send_signal(signal.SIGUSR1)
+        wait_until(lambda: list(both.folder.glob("log.1")), "rotation of the log")
+        both.send_to_both()
+        assert {number: card["pid"] for number, card in both.all_ready().items()} == before
+        wait_until(lambda: " worker=2 [mailgw#info] session=" in both.log.read_text(), "the new log")
+
+
+def test_one_process_survives_a_hangup(tmp_path):
+    with gateway_in(tmp_path, REST) as gateway:
+        gateway.process.send_signal(signal.SIGHUP)
+        with gateway.client() as client:
+            assert client.noop()[0] == 250
+
+
+def scraped(port):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
+        lines = answer.read().decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_metrics_add_up_and_outlive_a_worker(tmp_path, workers):
+    port = free_port()
+    gateway = Workers(tmp_path / "gateway", workers=workers, admin=f'metrics = "tcp:{port}:interface=127.0.0.1"')
+    with gateway.gateway:
+        if workers == 2:
+            gateway.all_ready()
+            sent = len(gateway.send_to_both())
+        else:
+            sent = len([gateway.send() for _ in range(3)])
+        wait_until(lambda: scraped(port).get('mailgw_deliveries_total{gateway="mailboxes"}') == sent, "all deliveries in the metrics")
+        found = scraped(port)
+        assert found["mailgw_accepted_messages_total"] == sent
+        assert found["mailgw_workers_ready"] == workers
+        assert found['mailgw_open_sessions{listener="mx"}'] == 0
+        with gateway.gateway.client() as client:
+            client.ehlo("c.example")
+            client.mail("a@example.com")
+            assert client.rcpt("b@elsewhere.example")[0] == 550
+        refusals = [(name, value) for name, value in scraped(port).items() if name.startswith("mailgw_refusals_total")]
+        assert refusals == [('mailgw_refusals_total{by="permit",code="550",stage="rcpt"}', 1.0)]
+        if workers == 2:
+            os.kill(gateway.all_ready()["2"]["pid"], signal.SIGKILL)
+            wait_until(lambda: (gateway.workers() or {"2": {"restarts": 0}})["2"]["restarts"], "a new worker")
+            assert scraped(port)["mailgw_accepted_messages_total"] == sent
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=PATIENCE)
+
+
+def test_a_worker_that_cannot_start_ends_the_start(tmp_path):
+    both = Workers(tmp_path / "gateway")
+    (both.folder / "state" / "worker-2").mkdir(parents=True)
+    (both.folder / "state" / "worker-2" / "queue.db").write_bytes(b"this is no database" * 100)
+    command = [BIN / "twistd", "-n", "--pidfile=", "mailgw", "--config", both.file]
+    process = subprocess.run(command, cwd=both.folder, capture_output=True, text=True, timeout=PATIENCE)
+    assert process.returncode == 1
+    assert "mailgw does not start: worker 2 ended with status 1" in process.stdout
+    assert "Traceback" not in process.stdout + process.stderr
+
+
+def test_a_broken_configuration_does_not_start_workers(tmp_path):
+    both = Workers(tmp_path / "gateway", REST.replace("path", "paht"))
+    command = [BIN / "twistd", "-n", "--pidfile=", "mailgw", "--config", both.file]
+    process = subprocess.run(command, cwd=both.folder, capture_output=True, text=True, timeout=PATIENCE)
+    assert process.returncode == 2
+    assert '[gateway.mailboxes] has no key "paht"' in process.stderr
+
+
+def test_a_unix_socket_keeps_its_mode_and_its_place(tmp_path):
+    both = Workers(tmp_path / "gateway")
+    text = both.file.read_text()
+    tcp = f'"tcp:{both.port}:interface=127.0.0.1"'
+    assert tcp in text
+    both.file.write_text(text.replace(tcp, f'["unix:mx.sock:mode=660", {tcp}]'))
+    with both:
+        path = both.folder / "mx.sock"
+        assert path.stat().st_mode & 0o777 == 0o660
+        os.kill(both.all_ready()["1"]["pid"], signal.SIGTERM)
+        wait_until(lambda: (both.workers() or {"1": {"restarts": 0}})["1"]["restarts"], "a new worker")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PATIENCE)
+            client.connect(str(path))
+            assert client.recv(4) == b"220 "
+    assert not path.exists()
