@@ -5,7 +5,8 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Any, cast
 
 import attrs
 from attrs import define, field, frozen
@@ -19,12 +20,15 @@ from mailgw.config.members import Gateways, check_members
 from mailgw.config.model import Configuration, Listener, PermitRule, RouteRule
 from mailgw.config.reading import read
 from mailgw.credentials import IAccounts, ILoginGuard
+from mailgw.gateways.maildir import BadName, Maildir
 from mailgw.interfaces import (
     IClientPolicy,
+    IClock,
     IContentPolicy,
     IGateway,
     IGateways,
     IIdentity,
+    IMemory,
     IRecipientPolicy,
     IRelayPolicy,
     IRoute,
@@ -35,10 +39,12 @@ from mailgw.login.checker import as_part
 from mailgw.login.portal import Accounts
 from mailgw.login.porter import Porter
 from mailgw.login.throttle import LoginThrottle
+from mailgw.policies.recently_fetched import note_fetch
 from mailgw.policies.relay import Permit
 from mailgw.problems import BadConfiguration, Problem, Report, nearest
 from mailgw.queue.retry import Schedule
 from mailgw.receive.asking import Asked, Rules
+from mailgw.receive.peer import peer_of
 from mailgw.routes.all_of import AllOf
 from mailgw.routes.by_domain import ByDomain
 from mailgw.routes.by_sender import BySender
@@ -46,11 +52,11 @@ from mailgw.routes.by_table import ByTable
 from mailgw.routes.by_tag import ByTag
 from mailgw.routes.default import Default
 from mailgw.routing import Routing, Rule
-from mailgw.values.address import Address
+from mailgw.values.address import Address, BadAddress
 from mailgw.values.decision import Decision, proceed
 from mailgw.values.facts import RecipientFacts
 
-__all__ = ["House", "Identity", "Parts", "build_parts", "guard_of", "load", "porter_of"]
+__all__ = ["House", "Identity", "Parts", "build_parts", "guard_of", "load", "pop3_of", "porter_of"]
 
 House = Mapping[InterfaceClass, object]
 """The providers for `given` fields."""
@@ -127,6 +133,37 @@ def porter_of(listener: Listener, parts: Parts, journal: Journal, clock: IReacto
     )
 
 
+def pop3_of(
+    listener: Listener, parts: Parts, house: House, journal: Journal, reactor: Any, porter: Porter, tls: Any, randomness: Random
+) -> Any:
+    """The factory of a POP3 listener, for the folders of its Maildir gateway."""
+    # Not before the reactor is chosen: twisted.mail.pop3 installs one.
+    from mailgw.fetching.pop3 import Fetching, Pop3Factory
+
+    gateway: Any = parts.gateways[listener.gateway]
+    memory, clock = cast(IMemory, house[IMemory]), cast(IClock, house[IClock])
+
+    def folder_of(login: str) -> Path | None:
+        try:
+            address = Address.parse(login) if "@" in login or listener.domain is None else Address(login, listener.domain)
+            folder: Path = gateway.folder_of(address)
+        except (BadAddress, BadName):
+            return None
+        return folder
+
+    fetching = Fetching(
+        listener=listener.name,
+        porter=porter,
+        journal=journal,
+        reactor=reactor,
+        folder_of=folder_of,
+        fetched=lambda ip, login: note_fetch(memory, clock, ip, login),
+        peer_of=peer_of,
+    )
+    limits = {"max_sessions": listener.max_sessions, "max_sessions_per_client": listener.max_sessions_per_client}
+    return Pop3Factory(fetching, randomness, tls=tls if listener.starttls != "never" else None, **limits)
+
+
 @implementer(IRelayPolicy)
 @frozen
 class _LoggedInOnly:
@@ -167,7 +204,11 @@ class _Building:
                 )
         permits = [(rule, asked) for rule in configuration.permit if (asked := self.permit(rule)) is not None]
         relay = {name: _relay(listener, permits) for name, listener in configuration.listen.items()}
-        rules = {name: self.rules(listener, tuple(one for _, one in relay[name])) for name, listener in configuration.listen.items()}
+        rules = {
+            name: self.rules(listener, tuple(one for _, one in relay[name]))
+            for name, listener in configuration.listen.items()
+            if listener.kind != "pop3"
+        }
         gateways = Gateways()
         for name, gateway in configuration.gateway.items():
             component = build(gateway.part, (IGateway,), {**self.house, IGateways: gateways}, configuration.context, self.report)
@@ -178,6 +219,9 @@ class _Building:
             component = build(as_part(one.part), (IAccounts,), self.house, configuration.context, self.report)
             if component is not None:
                 accounts[name] = Accounts(name, component, max(_PATIENCE, 2 * getattr(component, "timeout", 0.0)))
+        for name, listener in configuration.listen.items():
+            if listener.kind == "pop3" and not isinstance(gateways.by_name.get(listener.gateway), Maildir | None):
+                self.report.error(("listen", name, "gateway"), f'"{listener.gateway}" is no gateway of type "maildir"')
         members = check_members(configuration, gateways, self.report)
         routes = tuple(rule for one in configuration.route if (rule := self.route(one)) is not None)
         find_open_relays(configuration, relay, self.report)

@@ -20,7 +20,6 @@ from mailgw.journal import Journal
 from mailgw.problems import BadConfiguration
 from mailgw.receive.aliases import read_aliases
 from mailgw.receive.peer import is_within, peer_of
-from mailgw.receive.protocol import SmtpFactory
 from mailgw.receive.proxying import ProxyFactory
 from mailgw.smtp.proxyline import LOCAL
 from mailgw.tls import ServerTls
@@ -39,7 +38,7 @@ class Door(Factory):
     """Stands at a bound port until the store is open and sessions can begin."""
 
     noisy = False
-    inside: SmtpFactory | None = None
+    inside: Any = None  # a factory with `sessions` and `stop`, as SmtpFactory is one
 
     def buildProtocol(self, addr: IAddress | None) -> Any:  # noqa: N802
         return self.inside.buildProtocol(addr) if self.inside is not None else None
@@ -57,7 +56,8 @@ class Open:
 
     def sessions(self) -> int:
         """How many there are at this moment."""
-        return self.door.inside.sessions if self.door.inside is not None else 0
+        sessions: int = self.door.inside.sessions if self.door.inside is not None else 0
+        return sessions
 
 
 def open_listeners(configuration: Configuration, clock: IReactorTime) -> list[Open]:

@@ -22,7 +22,7 @@ from mailgw.admin.selecting import MOST
 from mailgw.admin.signpost import Signpost
 from mailgw.admin.socket import AdminSocket, SocketInUse
 from mailgw.admin.together import Together
-from mailgw.assemble import House, Parts, guard_of, porter_of
+from mailgw.assemble import House, Parts, guard_of, pop3_of, porter_of
 from mailgw.config.model import Configuration
 from mailgw.descriptors import Descriptors, raise_limit
 from mailgw.interfaces import IClock, IDialer, IIdentity, IMemory, IObserver, IPostOffice, StoreUnavailable
@@ -87,6 +87,7 @@ class MailGateway(Service):
         """
         self._configuration = configuration
         self._parts = parts
+        self._house = house
         self._identity: Any = house[IIdentity]
         self._reactor = reactor
         self._dialer: Any = house[IDialer]
@@ -143,7 +144,7 @@ class MailGateway(Service):
         seats = self._seats()
         for one in self._open:
             one.door.inside = self._factory(one, store, dispatcher, seats)
-        self._signpost = Signpost(parts.routing, parts.rules, {name: one.kind for name, one in configuration.listen.items()})
+        self._signpost = Signpost(parts.routing, parts.rules, {name: one.smtp_kind for name, one in configuration.listen.items()})
         self._add_operations(own)
         for number in others if self._post is None else ():
             with suppress(Refusal):
@@ -182,10 +183,11 @@ class MailGateway(Service):
 
     def _tell_ready(self, store: SqliteStore) -> None:
         self._manager.tell("READY=1", f"STATUS={self._summary()}")
-        within = Within(self._open, self._reactor) if self._post is not None else None
+        speaking_smtp = [one for one in self._open if one.listener.kind != "pop3"]
+        within = Within(speaking_smtp, self._reactor) if self._post is not None else None
         self._watchdog = Watchdog(
             manager=self._manager,
-            entrances=entrances_of(self._open) if within is None else within.entrances,
+            entrances=entrances_of(speaking_smtp) if within is None else within.entrances,
             question=lambda: store.content(0),  # no message has this number: the cheapest question that reads the database
             condition=self._summary,
             dialer=within or self._dialer,
@@ -200,11 +202,14 @@ class MailGateway(Service):
             _log.warn("{warning}", warning=warning)
         return descriptors
 
-    def _factory(self, one: Open, store: SqliteStore, dispatcher: Dispatcher, seats: Descriptors) -> SmtpFactory:
+    def _factory(self, one: Open, store: SqliteStore, dispatcher: Dispatcher, seats: Descriptors) -> Any:
         listener, server = one.listener, self._configuration.server
+        porter = porter_of(listener, self._parts, self._journal, self._reactor, server.hostname, self._throttle)
+        if listener.kind == "pop3" and porter is not None:
+            return pop3_of(listener, self._parts, self._house, self._journal, self._reactor, porter, one.tls, SystemRandom())
         reception = Reception(
             listener=listener.name,
-            kind=listener.kind,
+            kind=listener.smtp_kind,
             engine=ServerSettings(
                 hostname=server.hostname,
                 starttls=one.tls is not None and listener.starttls != "never",
@@ -236,7 +241,7 @@ class MailGateway(Service):
             session_timeout=listener.session_timeout,
             aliases=one.aliases,
             xclient=listener.xclient,
-            logins=porter_of(listener, self._parts, self._journal, self._reactor, server.hostname, self._throttle),
+            logins=porter,
             record=self._records.keep_record if self._records else None,
             reference=partial(make_reference, SystemRandom()) if self._records else None,
         )

@@ -14,7 +14,7 @@ FLOORS = (
     {"values"},
     {"interfaces", "credentials", "given", "journal", "problems"},
     {"smtp", "senderauth", "routing", "tls", "settings", "notify", "timekeeping", "descriptors"},
-    {"receive", "policies", "queue", "routes", "gateways", "storage", "login", "dns", "observe", "watchdog"},
+    {"receive", "policies", "queue", "routes", "gateways", "storage", "login", "fetching", "dns", "observe", "watchdog"},
     {"components", "config"},
     {"assemble", "safekeeping"},
     {"tap", "service", "listening", "part", "house", "demo", "workers", "admin", "console", "api", "testing", "uvloop_reactor"},

@@ -145,6 +145,8 @@ def _check_use(configuration: Configuration, members: Set[str], report: Report) 
     if not any(rule.part or rule.table for rule in configuration.route):  # these may name any gateway
         _unused("gateway", configuration.gateway, {rule.gateway for rule in configuration.route} | members, "no route", report)
     for name, listener in configuration.listen.items():
+        if listener.kind == "pop3":
+            continue
         if not any(name in rule.on for rule in configuration.permit):
             report.warning(("listen", name), "takes no mail at all: no [[permit]] is on it")
         elif listener.kind == "submission" and not listener.accounts:

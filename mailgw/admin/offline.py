@@ -90,7 +90,7 @@ class PlanReader:
 
     def __init__(self, path: Path) -> None:
         configuration, _, parts = load(path, still_house)
-        self._signpost = Signpost(parts.routing, parts.rules, {name: listener.kind for name, listener in configuration.listen.items()})
+        self._signpost = Signpost(parts.routing, parts.rules, {name: listener.smtp_kind for name, listener in configuration.listen.items()})
 
     def __enter__(self) -> "PlanReader":
         return self

@@ -125,7 +125,7 @@ def _collapsed(networks: Sequence[Network]) -> list[Network]:
 
 def _facts(listener: Listener, ip: Ip, login: str, recipient: Address) -> RecipientFacts:
     client = ClientFacts(
-        session="check", listener=listener.name, ip=ip, port=40000, kind=listener.kind, helo="client.example", esmtp=True, login=login
+        session="check", listener=listener.name, ip=ip, port=40000, kind=listener.smtp_kind, helo="client.example", esmtp=True, login=login
     )
     return RecipientFacts(client=client, sender=_SENDER, recipient=recipient)
 

@@ -106,7 +106,7 @@ class Listener:
     """[listen.NAME]: where mail comes in, and its bounds (RFC 5321 §4.5.3)."""
 
     name: str = field(metadata=DERIVED)
-    kind: Literal["relay", "submission"]  # mail from other servers; mail from our own users (RFC 6409)
+    kind: Literal["relay", "submission", "pop3"]  # mail from other servers; from our own users (RFC 6409); or they fetch theirs
     endpoint: tuple[str, ...]  # Twisted endpoint strings; "tls:465" and "tls:systemd:..." are ours: TLS from the first byte (RFC 8314)
     like: str = ""  # inherit everything from this listener
     starttls: Literal["offer", "require", "never"] = "offer"
@@ -130,6 +130,13 @@ class Listener:
     data_timeout: Duration = 300.0  # between two pieces of content
     message_timeout: Duration = 3600.0  # for the whole content
     session_timeout: Duration = 3600.0  # for commands without a message; each message begins it anew
+    gateway: str = ""  # for pop3: the name of a Maildir gateway, whose folders are read
+    domain: Annotated[str, parse_domain] | None = None  # for pop3: of logins that are no addresses
+
+    @property
+    def smtp_kind(self) -> Literal["relay", "submission"]:
+        """What policies are told."""
+        return "submission" if self.kind == "submission" else "relay"
 
     def is_implicit_tls(self, endpoint: str) -> bool:
         """Whether TLS begins with the first byte there."""

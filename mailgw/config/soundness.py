@@ -18,6 +18,8 @@ _WITH_PORT = ("tcp", "tcp4", "tcp6", "tls")
 _BENEATH_TLS = ("tls:systemd:", "tls:unix:", "tls:tcp6:")
 _COUNTS = ("max_recipients", "max_errors", "max_commands", "max_sessions", "max_sessions_per_client", "max_hops")
 _SIZES = ("max_message_size", "max_text_line")
+_POP3_ONLY = ("gateway", "domain")
+_POP3 = ("kind", "endpoint", "like", "starttls", "tls", "accounts", "proxy", "max_sessions", "max_sessions_per_client", *_POP3_ONLY)
 _BELIEVED = ("proxy", "xclient")
 _TOO_WIDE = {4: 8, 6: 7}  # prefix lengths: nobody owns more than 10.0.0.0/8 or fc00::/7
 _TIMES = ("command_timeout", "data_timeout", "message_timeout", "session_timeout")
@@ -68,11 +70,29 @@ def check_listener(
                 report.error((*at, key), f"{network} is too wide: strangers in it could say that they are anybody")
     if "kind" not in values or "endpoint" not in values:
         return None
+    _check_keys_of_kind(values, own, at, document, report)
     if not values["endpoint"]:
         report.error((*at, "endpoint"), "is empty: nobody could connect")
     listener = Listener(**_with_tls(values, document), name=name)
     _check_tls(listener, "starttls" in values, at, report)
     return listener if len(report.errors) == before else None
+
+
+def _check_keys_of_kind(values: Mapping[str, Any], own: Mapping[str, Any], at: Place, document: Mapping[str, Any], report: Report) -> None:
+    """Keys that only SMTP or only POP3 knows; a POP3 listener has accounts and a gateway."""
+    if values["kind"] != "pop3":
+        for key in _POP3_ONLY:
+            if key in own:
+                report.error((*at, key), 'is for a listener of kind "pop3" only')
+        return
+    for key in own:
+        if key in attrs.fields_dict(Listener) and key not in _POP3:
+            report.error((*at, key), 'is not for a listener of kind "pop3"')
+    for key in ("accounts", "gateway"):
+        if not values.get(key):
+            report.error(at, f'needs "{key}"')
+    if own.get("gateway"):
+        _check_name(own["gateway"], "gateway", (*at, "gateway"), document, report)
 
 
 def check_metrics(endpoint: str, at: Place, report: Report) -> None:
@@ -135,6 +155,8 @@ def _check_tls(listener: Listener, is_said: bool, at: Place, report: Report) -> 
         report.error(
             place, f'"{listener.starttls}" is not possible: submission is always encrypted; say "require", or use a "tls:" endpoint only'
         )
+    elif listener.kind == "pop3" and listener.starttls == "never" and not all(map(is_loopback, clear)):
+        report.error(place, 'nobody could log in without TLS: add a [tls.default], or use a "tls:" endpoint', of=at)
     elif not listener.tls and (listener.starttls != "never" or len(clear) < len(listener.endpoint)):
         report.error(place, "TLS needs a certificate: add a [tls.default] with certificate and key", of=at)
 
@@ -162,10 +184,18 @@ def check_submission(listen: Mapping[str, Listener], document: Mapping[str, Any]
                 report.error(("permit", index, "authenticated"), text)
 
 
+def _kind_of(listener: str, document: Mapping[str, Any]) -> Any:
+    listen = document.get("listen", {})
+    table = listen.get(listener) if isinstance(listen, dict) else None
+    return table.get("kind") if isinstance(table, dict) else None
+
+
 def check_permit(table: Mapping[str, Any], at: Place, document: Mapping[str, Any], report: Report) -> None:
     """The listeners exist, and there is a condition."""
     for item, below in _listed(table.get("on", [])):
         _check_name(item, "listen", (*at, "on", *below), document, report)
+        if isinstance(item, str) and _kind_of(item, document) == "pop3":
+            report.error((*at, "on", *below), f'nobody sends mail on "{item}": it is of kind "pop3"')
     conditions = [key for key in ("to", "from_network") if key in table]
     for key in conditions:
         if table[key] in ([], ""):

@@ -22,7 +22,7 @@ from mailgw.values.content import Content
 from mailgw.values.delivery import Outcome, Shipment, delivered, later, never
 from mailgw.values.reply import Reply
 
-__all__ = ["Maildir"]
+__all__ = ["BadName", "Maildir"]
 
 _PLACEHOLDER = re.compile(r"\{(\w*)\}")
 _MAX_NAME = 255  # octets: what file systems take
@@ -30,7 +30,7 @@ _FULL = {errno.ENOSPC: "4.3.1", errno.EDQUOT: "4.2.2"}
 _counter = count()
 
 
-class _BadName(Exception):
+class BadName(Exception):
     """A recipient's address makes no file name that we would touch."""
 
 
@@ -58,8 +58,8 @@ class Maildir:
 
     def _store(self, shipment: Shipment, recipient: Address) -> Outcome:
         try:
-            maildir = self._maildir(recipient)
-        except _BadName:
+            maildir = self.folder_of(recipient)
+        except BadName:
             return never(Reply(550, "5.1.1", "no such mailbox"))
         top = f"Return-Path: <{shipment.sender}>\nDelivered-To: {recipient}\n".encode()
         try:
@@ -70,7 +70,8 @@ class Maildir:
             return later(Reply(451, "4.3.0", f"mailbox cannot be written: {problem.strerror}"))
         return delivered(Reply(250, "2.0.0", "delivered to the Maildir"))
 
-    def _maildir(self, recipient: Address) -> Path:
+    def folder_of(self, recipient: Address) -> Path:
+        """Whether there is one or not. Raises BadName for an address that can have none."""
         values = {"local_part": recipient.local_part.lower(), "domain": recipient.domain.lower()}
         return Path(_PLACEHOLDER.sub(lambda match: _file_name(values[match[1]]), str(self.path)))
 
@@ -103,7 +104,7 @@ class Maildir:
 def _file_name(text: str) -> str:
     """Refuse what could lead out of its directory or hide in it."""
     if not text or text.startswith(".") or "/" in text or not text.isprintable() or len(text.encode()) > _MAX_NAME:
-        raise _BadName
+        raise BadName
     return text
 
 

@@ -1,0 +1,340 @@
+"""A small POP3 service (RFC 1939, RFC 2449, RFC 2595) on the folders of a Maildir gateway.
+
+The protocol is that of `twisted.mail.pop3`; what is written here keeps passwords off lines in clear, asks the same porter as SMTP,
+and mends what would go wrong: dots at the seam of two chunks, commands behind PASS and STLS in one packet, tracebacks for typing errors.
+
+This module must not be imported before the reactor is chosen: `twisted.mail.pop3` installs one.
+"""
+# ruff: noqa: N802, N815  Twisted names its methods and arguments so.
+
+from base64 import b32encode
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from random import Random
+from traceback import format_exc
+from typing import Any, Protocol
+
+from attrs import frozen
+from twisted.cred.error import UnauthorizedLogin
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, ISSLTransport, ITCPTransport
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.task import Cooperator
+from twisted.internet.threads import deferToThreadPool
+from twisted.mail import pop3
+from twisted.python.failure import Failure
+
+from mailgw.credentials import AccountsUnavailable, LoginRefused
+from mailgw.fetching.mailbox import Mailbox, open_mailbox
+from mailgw.journal import Connected, Disconnected, Fault, Journal
+from mailgw.values.facts import ClientFacts, TlsFacts
+
+__all__ = ["Counter", "Fetching", "Pop3Factory", "Pop3Protocol", "Porter"]
+
+_MAX_ERRORS = 20  # in a session
+_MOST_WAITING = 1000  # commands in a pipeline: clients that ask for all messages at once are welcome
+_TIMEOUT = 600  # seconds; RFC 1939 §3 wants at least ten minutes
+_AFTER_LOGIN = frozenset({b"STAT", b"LIST", b"RETR", b"DELE", b"NOOP", b"RSET", b"TOP", b"UIDL"})
+_ALWAYS = frozenset({b"CAPA", b"USER", b"PASS", b"STLS", b"QUIT"})
+
+
+class Porter(Protocol):
+    """Who lets clients log in, and writes down what came of it."""
+
+    async def login_with_password(self, client: ClientFacts, username: str, password: str, mechanism: str) -> str:
+        """The login. Raises UnauthorizedLogin, AccountsUnavailable, LoginRefused."""
+
+
+@frozen(kw_only=True)
+class Fetching:
+    """What all sessions of a listener share."""
+
+    listener: str
+    porter: Porter
+    journal: Journal
+    reactor: Any  # IReactorTime, IReactorThreads
+    folder_of: Callable[[str], Path | None]  # the Maildir of a login; None: it can have none
+    fetched: Callable[[IPv4Address | IPv6Address, str], Awaitable[object]]  # told of each login
+    peer_of: Callable[[IAddress | None], tuple[IPv4Address | IPv6Address, int]]
+
+
+class Pop3Protocol(pop3.POP3):
+    """One session."""
+
+    timeOut = _TIMEOUT
+    MAX_LENGTH = 1024  # octets of a command
+    magic = b"POP3 ready"  # of the greeting; without "<...>" nobody takes it for a challenge (RFC 1939 §7, APOP)
+    factory: Any
+    transport: Any
+    mbox: Any = None  # a Mailbox after the login
+
+    def __init__(self, factory: "Pop3Factory", peer: IAddress | None, session: str) -> None:
+        """Make one for a client at ``peer``, who need not be at the other end of the transport."""
+        self.factory = factory
+        self.fetching = factory.fetching
+        self.ip, self.port = self.fetching.peer_of(peer)
+        self.session = session
+        self.login = ""
+        self._errors = 0
+        self._is_receiving = False
+        self._starts_tls = False
+        self._at_line_start = True
+        self._why = "lost"
+        self._is_over = False
+        self.schedule = factory.cooperator.coiterate
+
+    # ── From the network ──
+
+    def connectionMade(self) -> None:
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self.fetching.journal.note(Connected(self.session, self.fetching.listener, f"{self.ip}:{self.port}"))
+        refusal = self.factory.enter(self)
+        if refusal:
+            self._why = "refused"
+            self.failResponse(refusal)
+            self.transport.loseConnection()
+            return
+        super().connectionMade()  # type: ignore[no-untyped-call]
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._is_over = True
+        self.factory.leave(self)
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+        self.fetching.journal.note(Disconnected(self.session, self._why, 0))
+
+    def timeoutConnection(self) -> None:
+        """The client was silent for too long: nothing is deleted (RFC 1939 §3)."""
+        self.end("time-out")
+
+    def dataReceived(self, data: bytes) -> None:
+        self._is_receiving = True
+        try:
+            super().dataReceived(data)  # type: ignore[no-untyped-call]
+        finally:
+            self._is_receiving = False
+        if self._starts_tls:
+            self._starts_tls = False
+            self._buffer = b""  # what came in clear behind STLS is gone (RFC 2595 §4, RFC 3207 §5)
+            self.transport.startTLS(self.factory.tls)
+
+    def lineReceived(self, line: bytes) -> None:
+        if not self._starts_tls:
+            super().lineReceived(line)  # type: ignore[no-untyped-call]
+
+    def callLater(self, seconds: float, call: Callable[[], None]) -> Any:
+        """What time-outs are made with."""
+        return self.fetching.reactor.callLater(seconds, call)
+
+    def setTimeout(self, period: float | None) -> None:
+        """So many seconds of silence are allowed."""
+        super().setTimeout(None if self._is_over else period)  # type: ignore[no-untyped-call]
+
+    def successResponse(self, message: bytes | str = b"") -> None:
+        """Say +OK."""
+        super().successResponse(message)  # type: ignore[no-untyped-call]
+
+    def failResponse(self, message: bytes | str = b"") -> None:
+        """Say -ERR."""
+        super().failResponse(message)  # type: ignore[no-untyped-call]
+
+    def end(self, why: str) -> None:
+        """Hang up."""
+        self._why = why
+        self.transport.loseConnection()
+
+    # ── Commands ──
+
+    def processCommand(self, command: bytes, *args: bytes) -> Any:
+        """Do one, or put it behind the one that is being done."""
+        blocked: list[Any] | None = self.blocked
+        if blocked is not None:
+            if len(blocked) >= _MOST_WAITING:
+                return self.end("too much at once")
+            blocked.append((command, args))
+            return None
+        known = command.upper() in (_ALWAYS if self.mbox is None else _ALWAYS | _AFTER_LOGIN)
+        try:
+            if known:
+                return super().processCommand(command, *args)  # type: ignore[no-untyped-call]
+        except (pop3.POP3Error, TypeError, ValueError):
+            known = False  # too many or too few words, or no number
+        except Exception as problem:
+            self.fetching.journal.note(Fault(self.session, "pop3", f"failed: {problem!r}", format_exc()))
+            self.failResponse(b"[SYS/TEMP] local problem, try again later")
+        if not known:
+            self._errors += 1
+            self.failResponse(b"log in first" if self.mbox is None and command.upper() in _AFTER_LOGIN else b"cannot understand that")
+            if self._errors >= _MAX_ERRORS:
+                self.end("too many errors")
+        return None
+
+    def listCapabilities(self) -> list[bytes]:
+        """See RFC 2449 §6, RFC 3206."""
+        capabilities = [b"TOP", b"UIDL", b"PIPELINING", b"RESP-CODES", b"AUTH-RESP-CODE", b"EXPIRE NEVER"]
+        if self._may_show_password:
+            capabilities.append(b"USER")
+        if self._can_start_tls:
+            capabilities.append(b"STLS")
+        return capabilities
+
+    def do_STLS(self) -> None:
+        """TLS from here on (RFC 2595 §4)."""
+        if not self._can_start_tls or not self._is_receiving:
+            self.failResponse(b"TLS is not possible now")
+            return
+        self.successResponse(b"begin TLS")
+        self._userIs = None
+        self._starts_tls = True
+
+    def do_USER(self, user: bytes, *words: bytes) -> None:
+        """The name; names may have spaces in them."""
+        if self.mbox is not None:
+            self.failResponse(b"you have logged in already")
+        elif not self._may_show_password:
+            self.failResponse(b"[AUTH] no password in clear: begin with STLS")
+        else:
+            super().do_USER(b" ".join((user, *words)))  # type: ignore[no-untyped-call]
+
+    def do_PASS(self, password: bytes, *words: bytes) -> Any:
+        """The password; what follows in the same packet waits."""
+        if self._userIs is None or self.mbox is not None or not self._may_show_password:
+            self.failResponse(b"USER comes first")
+            return None
+        user, self._userIs = self._userIs, None
+        logging_in: Deferred[Any] = Deferred.fromCoroutine(self._log_in(user, b" ".join((password, *words))))
+        return self._longOperation(logging_in)  # type: ignore[no-untyped-call]
+
+    def do_DELE(self, number: bytes) -> None:
+        """Mark a message. Raises ValueError."""
+        self.mbox.deleteMessage(int(number) - 1)
+        self.successResponse()
+
+    def do_QUIT(self) -> None:
+        """Remove what is marked, and hang up."""
+        self._why = "quit"
+        super().do_QUIT()  # type: ignore[no-untyped-call]
+
+    async def _log_in(self, user: bytes, password: bytes) -> None:
+        fetching = self.fetching
+        try:
+            login = await fetching.porter.login_with_password(self._client(), user.decode(), password.decode(), "POP3")
+            folder = fetching.folder_of(login)
+            if folder is None:
+                self.failResponse(b"[SYS/PERM] you have no mailbox here")
+                return
+            threads = fetching.reactor
+            mailbox: Mailbox = await deferToThreadPool(threads, threads.getThreadPool(), open_mailbox, folder)
+            await self._tell(login)
+        except (UnauthorizedLogin, UnicodeDecodeError):
+            self.failResponse(b"[AUTH] wrong name or password")
+        except LoginRefused as problem:
+            self.failResponse(b"[AUTH] " + problem.reply.text.encode("ascii", "replace"))
+            if problem.reply.code == 421:
+                self.end("refused")
+        except AccountsUnavailable:
+            self.failResponse(b"[SYS/TEMP] logins are not possible now, try again later")
+        except Exception as problem:
+            fetching.journal.note(Fault(self.session, "pop3", f"login failed: {problem!r}", format_exc()))
+            self.failResponse(b"[SYS/TEMP] local problem, try again later")
+        else:
+            self.login, self.mbox = login, mailbox
+            self.successResponse(b"%d messages" % len(mailbox.messages))
+
+    async def _tell(self, login: str) -> None:
+        try:
+            await self.fetching.fetched(self.ip, login)
+        except Exception as problem:  # he can fetch nevertheless
+            self.fetching.journal.note(Fault(self.session, "pop3", f"nobody remembers that {login} fetched mail: {problem!r}"))
+
+    # ── Texts ──
+
+    def _sendMessageContent(self, number: Any, wrapper: Any, response: Any) -> Any:
+        self._at_line_start = True
+        return super()._sendMessageContent(number, wrapper, response)  # type: ignore[no-untyped-call]
+
+    def transformChunk(self, chunk: bytes) -> bytes:
+        """CRLF at the ends of lines, and a dot more where one begins a line (RFC 1939 §3), also where the line begins a chunk."""
+        stuffed = chunk.replace(b"\n.", b"\n..")
+        if self._at_line_start and chunk.startswith(b"."):
+            stuffed = b"." + stuffed
+        self._at_line_start = chunk.endswith(b"\n")
+        return stuffed.replace(b"\n", b"\r\n")
+
+    # ── Inside ──
+
+    @property
+    def _has_tls(self) -> bool:
+        return ISSLTransport.providedBy(self.transport)
+
+    @property
+    def _can_start_tls(self) -> bool:
+        return self.factory.tls is not None and not self._has_tls and self.mbox is None
+
+    @property
+    def _may_show_password(self) -> bool:
+        return self._has_tls or self.ip.is_loopback
+
+    def _client(self) -> ClientFacts:
+        tls = None
+        if self._has_tls:
+            handle = self.transport.getHandle()
+            tls = TlsFacts(version=handle.get_protocol_version_name(), cipher=handle.get_cipher_name() or "")
+        return ClientFacts(
+            session=self.session, listener=self.fetching.listener, ip=self.ip, port=self.port, kind="submission", tls=tls, login=self.login
+        )
+
+
+class Pop3Factory(Factory):
+    """All sessions of a listener; what `mailgw.receive.protocol.SmtpFactory` is for SMTP."""
+
+    noisy = False
+
+    def __init__(
+        self, fetching: Fetching, randomness: Random, *, tls: Any = None, max_sessions: int = 5000, max_sessions_per_client: int = 100
+    ) -> None:
+        """Make one; ``tls`` is what STLS needs; the bounds are on sessions at one time."""
+        self.fetching = fetching
+        self.tls = tls
+        self.cooperator = Cooperator(scheduler=lambda call: fetching.reactor.callLater(0, call))
+        self._randomness = randomness
+        self._max_sessions = max_sessions
+        self._max_per_client = max_sessions_per_client
+        self._there: set[Pop3Protocol] = set()
+        self._by_client: Counter[IPv4Address | IPv6Address] = Counter()
+
+    @property
+    def sessions(self) -> int:
+        """How many there are at this moment."""
+        return len(self._there)
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Make one for a new connection."""
+        return Pop3Protocol(self, addr, b32encode(self._randomness.randbytes(5)).decode())
+
+    def enter(self, protocol: Pop3Protocol) -> bytes:
+        """Count a session in; gives a text if there are too many."""
+        self._there.add(protocol)
+        self._by_client[protocol.ip] += 1
+        if len(self._there) > self._max_sessions:
+            return b"[SYS/TEMP] too many connections, try again later"
+        return b"[SYS/TEMP] too many connections from your address" if self._by_client[protocol.ip] > self._max_per_client else b""
+
+    def leave(self, protocol: Pop3Protocol) -> None:
+        """Count a session out."""
+        self._there.discard(protocol)
+        self._by_client[protocol.ip] -= 1
+        if not self._by_client[protocol.ip]:
+            del self._by_client[protocol.ip]
+
+    def clock_was_set(self, by: float) -> None:
+        """No session keeps a time of day."""
+
+    async def stop(self, grace: float) -> None:  # noqa: ARG002  nobody loses anything: what is marked stays
+        """End all sessions."""
+        for protocol in list(self._there):
+            with suppress(AttributeError):  # one whose TLS has not begun
+                protocol.end("shutdown")
