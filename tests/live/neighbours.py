@@ -145,6 +145,7 @@ protocols = lmtp
 ssl = no
 first_valid_uid = 1
 mail_location = maildir:{folder}/mail/%u
+auth_mechanisms = plain login cram-md5 scram-sha-1 scram-sha-256
 passdb {{
   driver = passwd-file
   args = username_format=%Lu {folder}/users
@@ -152,6 +153,16 @@ passdb {{
 userdb {{
   driver = passwd-file
   args = username_format=%Lu {folder}/users
+}}
+service anvil {{
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
+}}
+service auth {{
+  unix_listener {folder}/auth {{
+    mode = 0666
+  }}
 }}
 service lmtp {{
   unix_listener {folder}/lmtp {{
@@ -166,13 +177,17 @@ service lmtp {{
 
 
 class Dovecot(Neighbour):
-    """LMTP on TCP and on a Unix socket, with a Maildir for each of the users, who are given as addresses."""
+    """LMTP on TCP and on a Unix socket, with a Maildir for each of the users, who are given as addresses.
 
-    def __init__(self, *users):
+    With a ``password``, the same for all, others can ask who they are at the socket ``auth`` in its folder.
+    """
+
+    def __init__(self, *users, password=""):
         dovecot = need("dovecot")
         need_root()
         super().__init__()
-        lines = [f"{user}::{NOBODY}:{NOBODY}::{self.folder}/mail/{user}\n" for user in users]
+        kept = f"{{PLAIN}}{password}" if password else ""
+        lines = [f"{user}:{kept}:{NOBODY}:{NOBODY}::{self.folder}/mail/{user}\n" for user in users]
         (self.folder / "users").write_text("".join(lines))
         (self.folder / "dovecot.conf").write_text(DOVECOT_CONF.format(folder=self.folder, port=self.port))
         self.command = [dovecot, "-F", "-c", self.folder / "dovecot.conf"]
