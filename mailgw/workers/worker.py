@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -75,12 +75,11 @@ class _Ear(DatagramProtocol):
 
     noisy = False
 
-    def __init__(self, hear: Callable[[str], object]) -> None:
+    def __init__(self, hear: Callable[[Sequence[str]], object]) -> None:
         self._hear = hear
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:  # noqa: ARG002, N802
-        for one in datagram.decode("utf-8", "replace").splitlines():
-            self._hear(one)
+        self._hear(datagram.decode("utf-8", "replace").splitlines())
 
 
 @define(eq=False)
@@ -148,9 +147,13 @@ class Worker:
             self._check.cancel()
         self.ended(self, ending)
 
-    def _hear(self, news: str) -> None:
-        if self._process is None:
-            return  # the last words of one who is gone
+    def _hear(self, news: Sequence[str]) -> None:
+        if self._process is not None:  # else the last words of one who is gone
+            for one in news:
+                self._take_notice(one)
+            self.changed(self)
+
+    def _take_notice(self, news: str) -> None:
         if news == "READY=1":
             self.state = "ready"
             self._expect(self.watchdog, _NO_SIGN)
@@ -163,7 +166,6 @@ class Worker:
             text = news.removeprefix("STATUS=")
             self.summary = Summary.parse(text) or self.summary
             self.trouble = text if text.startswith("Unwell") else ""
-        self.changed(self)
 
     def _expect(self, seconds: float, otherwise: str) -> None:
         if self._check is not None and self._check.active():

@@ -15,6 +15,8 @@ import pytest
 import trustme
 from processes import BIN, PATIENCE, gateway_in, mails, wait_until
 
+from mailgw.admin.client import Daemon
+
 pytestmark = pytest.mark.live
 
 STOPPED = -signal.SIGTERM  # twistd ends as the signal wanted, when all is in order
@@ -231,3 +233,88 @@ def test_mail_through_the_reactor_on_uvloop(tmp_path):
         assert process.wait(PATIENCE) == STOPPED
     assert "AsyncioSelectorReactor" in gateway.log.read_text()
     assert b"x" * 70 in (tmp_path / "out" / "piped").read_bytes()
+
+
+# ── Several workers: the parent stands before the service manager for all of them ──
+
+
+def workers_in(folder, rest=REST):
+    return gateway_in(folder, rest + '[admin]\nsocket = "admin.sock"\n', "workers = 2")
+
+
+def worker_pids(gateway):
+    with Daemon(gateway.folder / "admin.sock") as daemon:
+        return {number: card["pid"] for number, card in daemon.ask("status")["workers"].items() if card["state"] == "ready"}
+
+
+def test_workers_are_ready_well_and_stopping_together(tmp_path):
+    manager = Manager(f"{tmp_path}/notify")
+    gateway = workers_in(tmp_path / "gateway")
+    with manager.socket, started(gateway, {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "6000000"}) as process:
+        assert manager.hears("READY=1")
+        assert manager.news == ["READY=1", "STATUS=2 of 2 workers, 1 listeners, 0 sessions, 0 recipients in delivery"]
+        assert manager.hears("WATCHDOG=1")
+        before = worker_pids(gateway)
+        # One that hangs is killed and started again before we seem to hang ourselves.
+        os.kill(before["2"], signal.SIGSTOP)
+        manager.news.clear()
+        wait_until(lambda: worker_pids(gateway).get("2", before["2"]) != before["2"], "another worker")
+        assert worker_pids(gateway)["1"] == before["1"]
+        assert "gives no sign of life" in gateway.log.read_text()
+        assert manager.hears("WATCHDOG=1")
+        process.terminate()
+        assert manager.hears("STOPPING=1")
+        assert process.wait(PATIENCE) == STOPPED
+
+
+def test_a_listener_that_is_stuck_in_all_workers_is_not_well(tmp_path, monkeypatch):
+    manager = Manager(f"{tmp_path}/notify")
+    (tmp_path / "sticky.py").write_text(STUCK)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    policy = '[policy.sticky]\ntype = "sticky:Stuck"\ntimeout = "1h"\n'
+    gateway = workers_in(tmp_path / "gateway", policy + REST)
+    gateway.file.write_text(gateway.file.read_text().replace('kind = "relay"', 'kind = "relay"\npolicies = ["sticky"]'))
+    with manager.socket, started(gateway, {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "6000000"}):
+        assert manager.hears("WATCHDOG=1")
+        (gateway.folder / "stuck").touch()
+        assert manager.hears("STATUS=Worker ")
+        assert manager.news[-1].endswith(f"Unwell: listener mx at tcp:{gateway.port}:interface=127.0.0.1: does not answer")
+
+
+def test_sockets_of_systemd_for_several_workers(tmp_path):
+    manager = Manager(f"{tmp_path}/notify")
+    gateway = on_handed_over_sockets(tmp_path / "gateway")
+    gateway.file.write_text(gateway.file.read_text().replace("[server]", "[server]\nworkers = 2"))
+    trust = certificate_in(gateway.folder)
+    environment = {"NOTIFY_SOCKET": manager.address, "CREDENTIALS_DIRECTORY": str(gateway.folder / "credentials")}
+    with manager.socket, socket.create_server(("127.0.0.1", 0)) as mx, socket.create_server(("127.0.0.1", 0)) as submissions:
+        numbers = [submissions.fileno(), mx.fileno()]
+        before = [sys.executable, "-c", HAND_OVER, ",".join(map(str, numbers)), "submissions:mx"]
+        for _ in range(2):  # the sockets outlive the gateway
+            with started(gateway, environment, before, pass_fds=numbers) as process:
+                with smtplib.SMTP(*mx.getsockname(), timeout=PATIENCE) as client:
+                    client.sendmail("a@example.com", ["b@example.org"], "Subject: x\r\n\r\nx\r\n")
+                with smtplib.SMTP_SSL(*submissions.getsockname(), timeout=PATIENCE, context=trust) as client:
+                    assert client.noop()[0] == 250
+                assert manager.hears("READY=1")
+                process.terminate()
+                assert process.wait(PATIENCE) == STOPPED
+    assert len(mails(gateway.folder / "mail")) == 2
+
+
+def test_workers_on_uvloop(tmp_path):
+    if importlib.util.find_spec("uvloop") is None:
+        pytest.skip("uvloop is not installed")
+    manager = Manager(f"{tmp_path}/notify")
+    gateway = workers_in(tmp_path / "gateway")
+    with manager.socket, started(gateway, {"NOTIFY_SOCKET": manager.address}, options=["--reactor", "uvloop"]) as process:
+        assert manager.hears("READY=1")
+        before = worker_pids(gateway)
+        os.kill(before["1"], signal.SIGKILL)
+        wait_until(lambda: worker_pids(gateway).get("1", before["1"]) != before["1"], "another worker")
+        with gateway.client() as client:
+            client.sendmail("a@example.com", ["b@example.org"], "Subject: x\r\n\r\nx\r\n")
+        process.terminate()
+        assert process.wait(PATIENCE) == STOPPED
+    assert gateway.log.read_text().count("AsyncioSelectorReactor") == 4
+    assert "Traceback" not in gateway.log.read_text()
