@@ -17,7 +17,7 @@ from mailgw.credentials import AccountsUnavailable
 
 __all__ = ["OwnPool"]
 
-_NICENESS = 10  # of the threads: when the machine is busy, the reactor's thread goes first
+_NICENESS = 5  # of the threads: when the machine is busy, the reactor's thread goes first
 
 T = TypeVar("T")
 

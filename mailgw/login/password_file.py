@@ -1,6 +1,7 @@
 """Accounts in a file of users and password hashes, as htpasswd and Dovecot write them."""
 
 import stat
+from contextlib import suppress
 from os import fstat, stat_result
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,12 @@ from typing import Any
 from attrs import Factory, define, field, frozen
 from twisted.cred.credentials import IUsernameHashedPassword, IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from mailgw.credentials import IAccounts, IScramProof
+from mailgw.credentials import AccountsUnavailable, IAccounts, IScramProof
 from mailgw.given import given
 from mailgw.interfaces import IClock
 from mailgw.login.hashing import PasswordChecks
@@ -91,6 +92,8 @@ class PasswordFile:
 
     def mechanisms(self) -> frozenset[str]:
         """PLAIN and LOGIN; SCRAM if all accounts have such a verifier; CRAM-MD5 if all are in clear and it is wanted."""
+        if self._is_due(self.clock.now().timestamp()) and not self._reading.locked:
+            Deferred.fromCoroutine(self._look_for_others())
         schemes = self._read.accounts.schemes
         offered = {"PLAIN", "LOGIN"}
         if len(schemes) == 1:
@@ -152,10 +155,17 @@ class PasswordFile:
             found = fstat(file.fileno())
             return read_accounts(self.path, file.read(), self.allow_plaintext, self.case_sensitive), found
 
+    async def _look_for_others(self) -> None:
+        with suppress(AccountsUnavailable):  # it is the end, and nobody asks any more
+            await self._current()
+
+    def _is_due(self, now: float) -> bool:
+        return not 0 <= now - self._read.checked < _CHECK_EVERY
+
     async def _current(self) -> Accounts:
         """The accounts as they are in the file now, or were a second ago."""
         now = self.clock.now().timestamp()
-        if self._reading.locked or not 0 <= now - self._read.checked < _CHECK_EVERY:
+        if self._reading.locked or self._is_due(now):
             await self._reading.acquire()
             try:
                 self._read.checked = now
