@@ -6,7 +6,7 @@ mechanism that matched, and each DNS question with its answer.
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Literal
 
 import idna
@@ -24,9 +24,14 @@ Result = Literal["none", "neutral", "pass", "fail", "softfail", "temperror", "pe
 _MOST_TERMS = 10  # that cause questions (§4.6.4)
 _MOST_VOID = 2  # questions without an answer (§4.6.4)
 _MOST_NAMES = 10  # of an MX or PTR answer (§4.6.4)
+_LONGEST_RECORD = 16_384  # octets; not in the RFC: a stranger's record must not cost us seconds
 _MOST_EXPLANATION = 400  # characters of a stranger's text
+_MOST_SHOWN = 1000  # characters of a stranger's records
 
 _RESULTS: Mapping[str, Result] = {"+": "pass", "-": "fail", "~": "softfail", "?": "neutral"}
+
+_NOT_PLAIN = re.compile(r"[^ -~]")
+_NO_NAME = re.compile(r"\A\[|[^!-~]")  # address literals; white space and controls
 
 IP = IPv4Address | IPv6Address
 
@@ -47,7 +52,22 @@ class SpfLookup:
 
     name: str
     kind: str
-    answer: str  # in words
+    found: Answer | None  # None: no answer
+    problem: str = ""  # why there is none
+
+    @property
+    def is_void(self) -> bool:
+        """Whether it was answered with nothing (§4.6.4)."""
+        return self.found is not None and not self.found.records
+
+    @property
+    def answer(self) -> str:
+        """In words."""
+        if self.found is None:
+            return f"try later: {self.problem}"
+        if not self.found.records:
+            return "no such records" if self.found.name_exists else "no such name"
+        return ", ".join(_readable(one) for one in self.found.records[: _MOST_NAMES + 1])[:_MOST_SHOWN]
 
 
 @frozen
@@ -58,9 +78,10 @@ class SpfAnswer:
     domain: str  # whose record was asked first
     explanation: str = ""  # of the domain's owner (exp=), for "fail": ASCII, for the peer
     problem: str = ""  # why it is none, temperror or permerror
-    mechanism: str = ""  # that decided
-    record: str = ""  # in which that stands
+    mechanism: str = ""  # that decided, in the record of the domain or where its redirect leads
+    record: str = ""  # in which that stands; for permerror, the one that is wrong
     record_domain: str = ""
+    path: tuple[str, ...] = ()  # "example.org: include:_spf.example.org", "_spf.example.org: ip4:192.0.2.0/24"
     steps: tuple[SpfStep, ...] = ()
     lookups: tuple[SpfLookup, ...] = ()
 
@@ -86,17 +107,16 @@ async def check_host(
     local_part, at, sender_domain = sender.rpartition("@")
     if not at or not local_part:
         local_part, sender_domain = "postmaster", sender_domain or domain
-    asking = _Asking(resolver, ip, local_part, sender_domain, helo, receiver, time)
     try:
         asked = _a_label(domain)
     except ValueError as problem:
         return SpfAnswer("none", domain, problem=str(problem))
+    asking = _Asking(resolver, ip, local_part, _speakable(sender_domain), _speakable(helo), receiver, time)
     try:
         answer = await asking.check(asked, 0, True)
-    except _TempError as problem:
-        answer = SpfAnswer("temperror", asked, problem=str(problem))
-    except (_PermError, BadRecord) as problem:
-        answer = SpfAnswer("permerror", asked, problem=str(problem), record=asking.record, record_domain=asking.record_domain)
+    except (_TempError, _PermError) as problem:
+        result: Result = "temperror" if isinstance(problem, _TempError) else "permerror"
+        answer = SpfAnswer(result, asked, "", str(problem), "", asking.record, asking.record_domain, tuple(asking.way))
     return evolve(answer, domain=asked, steps=tuple(asking.steps), lookups=tuple(asking.lookups))
 
 
@@ -116,6 +136,8 @@ class _Asking:
     validated: list[str] | None = None  # the client's names that hold
     record: str = ""  # the one that is being read
     record_domain: str = ""
+    way: list[str] = field(factory=list)  # through includes and redirects to where we are
+    inside: tuple[str, ...] = ()  # the path in the include that matched last
     steps: list[SpfStep] = field(factory=list)
     lookups: list[SpfLookup] = field(factory=list)
 
@@ -125,33 +147,40 @@ class _Asking:
         texts = [text for text in found.records if is_spf(text)]
         if not texts:
             return SpfAnswer("none", domain, problem=f"{domain} has no SPF record")
-        self.record, self.record_domain = texts[0].decode("ascii", "replace"), domain
+        self.record, self.record_domain = texts[0][:_MOST_SHOWN].decode("ascii", "replace"), domain
         if len(texts) > 1:
             raise _PermError(f"{domain} has {len(texts)} SPF records, and must have one (§4.5)")
+        if len(texts[0]) > _LONGEST_RECORD:
+            raise _PermError(f"the record of {domain} has {len(texts[0])} octets, and {_LONGEST_RECORD} are what anybody needs")
         try:
             record = parse_record(texts[0])
         except BadRecord as problem:
             raise _PermError(f"the record of {domain} is not valid: {problem}") from None
         for mechanism in record.mechanisms:
+            self.inside = ()
             if await self.matches(mechanism, domain, depth):
                 self.step(depth, domain, mechanism.text, "matches")
-                self.record, self.record_domain = record.text, domain
-                result = _RESULTS[mechanism.qualifier]
+                result, path = _RESULTS[mechanism.qualifier], (*self.way, f"{domain}: {mechanism.text}", *self.inside)
                 explanation = await self.explain(record, domain) if result == "fail" and is_own else ""
-                return SpfAnswer(result, domain, explanation, "", mechanism.text, record.text, domain)
+                return SpfAnswer(result, domain, explanation, "", mechanism.text, record.text[:_MOST_SHOWN], domain, path)
         if record.redirect:
             return await self.redirected(record, domain, depth, is_own)
-        return SpfAnswer("neutral", domain, "", "nothing in the record matches", "", record.text, domain)  # §4.7
+        return SpfAnswer("neutral", domain, "", "nothing in the record matches", "", record.text[:_MOST_SHOWN], domain, tuple(self.way))  # §4.7
 
     async def redirected(self, record: SpfRecord, domain: str, depth: int, is_own: bool) -> SpfAnswer:
         """§6.1."""
-        self.count(f"redirect={record.redirect}")
-        target = await self.target(record.redirect, domain)
-        self.step(depth, domain, f"redirect={record.redirect}", f"goes on at {target or 'no valid domain'}")
-        answer = await self.check(target, depth + 1, is_own) if target else None
+        term = f"redirect={record.redirect}"
+        self.count(term)
+        try:
+            target = await self.target(record.redirect, domain)
+        except Unspeakable:
+            target = ""
+        self.step(depth, domain, term, f"goes on at {target or 'no valid domain'}")
+        self.way.append(f"{domain}: {term}")
+        answer = await self.check(target, depth + 1, is_own) if "." in target else None  # §4.3: one label is no domain
         if answer is None or answer.result == "none":
             self.record, self.record_domain = record.text, domain
-            raise _PermError(f"redirect={record.redirect} leads to {target or 'no valid domain'}, which has no SPF record")
+            raise _PermError(f"{term} leads to {target or 'no valid domain'}, which has no SPF record (§6.1)")
         return answer
 
     async def matches(self, mechanism: Mechanism, domain: str, depth: int) -> bool:
@@ -183,15 +212,18 @@ class _Asking:
     async def included(self, mechanism: Mechanism, target: str, domain: str, depth: int) -> bool:
         """§5.2."""
         self.step(depth, domain, mechanism.text, f"asks {target or 'no valid domain'}")
-        outer = self.record, self.record_domain
-        answer = await self.check(target, depth + 1, False) if target else None
-        if answer is None or answer.result == "none":
-            self.record, self.record_domain = outer
-            raise _PermError(f"{mechanism.text} names {target or 'no valid domain'}, which has no SPF record (§5.2)")
+        outer, way = (self.record, self.record_domain), self.way
+        self.way = [*way, f"{domain}: {mechanism.text}"]
+        answer = await self.check(target, depth + 1, False) if "." in target else None  # §4.3: one label is no domain
         self.record, self.record_domain = outer
+        if answer is None or answer.result == "none":
+            raise _PermError(f"{mechanism.text} names {target or 'no valid domain'}, which has no SPF record (§5.2)")
+        self.way = way
         if answer.result != "pass":
             self.step(depth, domain, mechanism.text, f"does not match: {target} says {answer.result}")
-        return answer.result == "pass"
+            return False
+        self.inside = answer.path[len(way) + 1 :]
+        return True
 
     async def has_address(self, mechanism: Mechanism, target: str) -> bool:
         """§5.3."""
@@ -218,10 +250,9 @@ class _Asking:
 
     def is_among(self, addresses: tuple[Any, ...], mechanism: Mechanism) -> bool:
         """Whether the client is in the network of one of them."""
-        ip = self.ip
-        if isinstance(ip, IPv4Address):
-            return any(ip in IPv4Network((int(one), mechanism.prefix4), strict=False) for one in addresses)
-        return any(ip in IPv6Network((int(one), mechanism.prefix6), strict=False) for one in addresses)
+        own = int(self.ip)
+        others = 32 - mechanism.prefix4 if isinstance(self.ip, IPv4Address) else 128 - mechanism.prefix6
+        return any((own ^ int(one)) >> others == 0 for one in addresses)
 
     async def addresses(self, name: str) -> tuple[Any, ...]:
         return (await self.ask(name, "A" if isinstance(self.ip, IPv4Address) else "AAAA")).records
@@ -237,7 +268,7 @@ class _Asking:
             for name in found.records[:_MOST_NAMES]:
                 try:
                     if self.ip in await self.addresses(name):
-                        self.validated.append(name.lower())
+                        self.validated.append(name.lower().removesuffix("."))
                 except _TempError:
                     continue
         return self.validated
@@ -246,12 +277,12 @@ class _Asking:
 
     async def target(self, spec: str, domain: str) -> str:
         """A domain-spec as a name, or "" where it is none (§4.8). Raises Unspeakable."""
-        text = await expand(parse_macros(spec), self.values(domain))
+        text = await expand(parse_macros(spec), self.values(domain)) if "%" in spec else spec
         text = text.removesuffix(".")
-        while len(text) > 253 and "." in text:
-            text = text.partition(".")[2]  # §7.3: from the left
+        if len(text) > 253:  # §7.3: labels are taken off from the left
+            text = text[text.find(".", len(text) - 254) + 1 :]
         labels = text.split(".")
-        return text if text.isascii() and all(0 < len(label) < 64 for label in labels) else ""
+        return text if text.isascii() and len(text) <= 253 and all(0 < len(label) < 64 for label in labels) else ""
 
     def values(self, domain: str, in_explanation: bool = False) -> dict[str, str | Callable[[], Awaitable[str]]]:
         """§7.2."""
@@ -293,7 +324,7 @@ class _Asking:
             text = await expand(parse_macros(found.records[0].decode("ascii"), True), self.values(domain, True))
         except (BadRecord, Unspeakable, _TempError, _PermError, UnicodeDecodeError):
             return ""
-        return re.sub(r"[^ -~]", "?", text)[:_MOST_EXPLANATION]
+        return _NOT_PLAIN.sub("?", text)[:_MOST_EXPLANATION]
 
     # ── Questions and their limits ──
 
@@ -306,13 +337,9 @@ class _Asking:
         try:
             answer = await self.resolver.lookup(name, kind)
         except LookupFailed as problem:
-            self.lookups.append(SpfLookup(name, kind, f"try later: {problem}"))
+            self.lookups.append(SpfLookup(name, kind, None, str(problem)))
             raise _TempError(f"{kind} {name}: {problem}") from None
-        if answer.records:
-            said = ", ".join(_readable(one) for one in answer.records[: _MOST_NAMES + 1])
-        else:
-            said = "no such records" if answer.name_exists else "no such name"
-        self.lookups.append(SpfLookup(name, kind, said))
+        self.lookups.append(SpfLookup(name, kind, answer))
         if not answer.records and not may_be_void:
             self.void += 1
             if self.void > _MOST_VOID:
@@ -349,9 +376,19 @@ def _a_label(domain: str) -> str:
         except (idna.IDNAError, UnicodeError):
             raise ValueError(f'"{domain}" is no domain') from None
     labels = name.split(".")
-    if len(labels) < 2 or len(name) > 253 or not all(0 < len(label) < 64 for label in labels):
+    if len(labels) < 2 or len(name) > 253 or not all(0 < len(label) < 64 for label in labels) or _NO_NAME.search(name):
         raise ValueError(f'"{domain}" is no domain that could have an SPF record (§4.3)')
     return name
+
+
+def _speakable(domain: str) -> str:
+    """A name for macros: in A-labels where it can be (RFC 8616 §4), else as it is."""
+    if domain.isascii():
+        return domain
+    try:
+        return _a_label(domain)
+    except ValueError:
+        return domain
 
 
 def _readable(record: Any) -> str:

@@ -12,6 +12,7 @@ __all__ = ["BadRecord", "Macro", "MacroString", "Unspeakable", "expand", "in_rev
 _EXPAND = re.compile(r"%(?:\{([a-zA-Z])([0-9]*)(r?)([.\-+,/_=]*)\}|([%_\-]))", re.IGNORECASE)
 _LETTERS = "slodiphv"
 _ONLY_IN_EXP = "crt"
+_MOST_DIGITS = 9  # of a number; more parts than that nothing has
 _ESCAPES = {"%": "%", "_": " ", "-": "%20"}
 
 
@@ -77,9 +78,10 @@ def _macro(match: "re.Match[str]", in_explanation: bool) -> Macro:
     letter = match[1]
     if letter.lower() not in _LETTERS + (_ONLY_IN_EXP if in_explanation else ""):
         raise BadRecord(f"there is no macro {match[0]}" + ("" if in_explanation else " here"))
-    digits = int(match[2]) if match[2] else None
-    if digits == 0:
+    number = match[2].lstrip("0")
+    if match[2] and not number:
         raise BadRecord(f"{match[0]}: the number of parts must not be 0")
+    digits = int(number) if 0 < len(number) <= _MOST_DIGITS else None
     return Macro(letter, digits, bool(match[3]), match[4])
 
 

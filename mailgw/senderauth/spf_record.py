@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal
 
@@ -14,9 +15,11 @@ __all__ = ["Mechanism", "SpfRecord", "is_spf", "parse_record"]
 Qualifier = Literal["+", "-", "~", "?"]
 
 _TERM = re.compile(r"([-+~?]?)([A-Za-z][A-Za-z0-9_.\-]*)(?:([=:/])(.*))?\Z", re.DOTALL)
+_PREFIX = re.compile(r"(?:0|[1-9][0-9]{0,2})\Z")
 _DUAL_CIDR = re.compile(r"(.*?)(?:/(0|[1-9][0-9]?))?(?://(0|[1-9][0-9]{0,2}))?\Z", re.DOTALL)
-_TOP_LABEL = re.compile(r"(?:[A-Za-z0-9]*[A-Za-z][A-Za-z0-9]*|[A-Za-z0-9]+-[A-Za-z0-9-]*[A-Za-z0-9])\Z")
-_MACRO_END = re.compile(r"%(?:\{[^{}]*\}|[%_\-])\Z")
+_LDH = re.compile(r"[A-Za-z0-9\-]+\Z")
+# Macro by macro from the beginning: in "a%%-" the last two characters are none.
+_MACRO_END = re.compile(r"(?:[^%]|%(?:\{[^{}]*\}|[%_\-]))*?%(?:\{[^{}]*\}|[%_\-])\Z")
 _NAMES = ("all", "include", "a", "mx", "ptr", "ip4", "ip6", "exists")
 
 
@@ -50,6 +53,10 @@ def is_spf(text: bytes) -> bool:
 
 def parse_record(text: bytes) -> SpfRecord:
     """Read a record that `is_spf`. Raises BadRecord."""
+    return _parse_again(text) if len(text) <= _OFTEN else _parse(text)
+
+
+def _parse(text: bytes) -> SpfRecord:
     try:
         plain = text.decode("ascii")
     except UnicodeDecodeError:
@@ -70,6 +77,11 @@ def parse_record(text: bytes) -> SpfRecord:
         else:
             mechanisms.append(_mechanism(term, qualifier, name, separator, rest))
     return SpfRecord(plain, mechanisms, modifiers.get("redirect", ""), modifiers.get("exp", ""))
+
+
+# The same few senders write every day. A stranger's long records would fill the memory.
+_OFTEN = 1000  # octets
+_parse_again = lru_cache(maxsize=500)(_parse)
 
 
 def _modifier(term: str, name: str, value: str, modifiers: dict[str, str]) -> None:
@@ -120,7 +132,7 @@ def _dual_cidr(term: str, text: str) -> tuple[str, int, int]:
 def _network(term: str, name: str, text: str) -> IPv4Network | IPv6Network:
     address, slash, length = text.partition("/")
     most = 32 if name == "ip4" else 128
-    if slash and not (length.isascii() and length.isdigit() and int(length) <= most and (length == "0" or length[0] != "0")):
+    if slash and not (_PREFIX.match(length) and int(length) <= most):
         raise BadRecord(f'"{term}": that is no prefix length')
     try:
         if name == "ip4":
@@ -137,8 +149,8 @@ def _domain_spec(term: str, text: str) -> str:
     if not text:
         raise BadRecord(f'"{term}" needs a domain')
     parse_macros(text)
-    if not _MACRO_END.search(text):
+    if not _MACRO_END.match(text):
         _, dot, top = text.removesuffix(".").rpartition(".")
-        if not dot or not _TOP_LABEL.match(top):
+        if not dot or not _LDH.match(top) or top.isdigit() or "-" in (top[0], top[-1]):
             raise BadRecord(f'"{term}" does not end with a domain')
     return text
