@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
+from twisted.internet.defer import fail
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IReactorProcess, IReactorThreads, IReactorTime
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
+from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
 from mailgw.assemble import House, Identity
@@ -45,6 +47,7 @@ def still_house(configuration: Configuration | None = None) -> House:
     time_of_day = _TimeOfDay()
     identity = Identity(server.hostname, server.postmaster) if server is not None else Identity("localhost", _POSTMASTER)
     return {
+        IAgent: _NoAgent(),
         IClock: time_of_day,
         IReactorTime: clock,
         IReactorThreads: _NoThreads(),
@@ -73,6 +76,12 @@ class _NoResolver:
 class _NoDialer:
     async def dial(self, where: str, factory: Any, timeout: float) -> Any:  # noqa: ARG002
         raise ConnectError(string=f"{where}: {WHY}")  # type: ignore[no-untyped-call]
+
+
+@implementer(IAgent)
+class _NoAgent:
+    def request(self, method: bytes, uri: bytes, headers: Any = None, bodyProducer: Any = None) -> Any:  # noqa: ARG002, N803
+        return fail(ConnectError(string=WHY))  # type: ignore[no-untyped-call]
 
 
 @implementer(IReactorProcess)
