@@ -43,6 +43,20 @@ def answers(port):
     return False
 
 
+def below(pid):
+    """The processes that a process has started, and theirs."""
+    parents = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with suppress(OSError):
+                stat = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+                parents.setdefault(int(stat[1]), []).append(int(entry))
+    found = list(parents.get(pid, []))
+    for one in found:
+        found += parents.get(one, [])
+    return found
+
+
 class Gateway:
     """``twistd mailgw`` with a configuration; a context manager that leaves no process behind."""
 

@@ -1,6 +1,6 @@
 """A day's mail in ten minutes, of every kind and with every kind of trouble; memory, descriptors and threads must stay flat.
 
-    make soak            (python tests/live/soak.py [--seconds 600])
+    make soak            (python tests/live/soak.py [--seconds 600] [--workers 2])
 
 Exit status 1 if something grew, was lost, damaged or complained of in the log.
 """
@@ -20,7 +20,7 @@ import trustme
 from collecting import Log, Round, from_bounces, from_ledger, from_maildir
 from letters import Books
 from next_hop import next_hop
-from processes import free_port, gateway_in, wait_until
+from processes import below, free_port, gateway_in, wait_until
 from rich.console import Console
 from rich.table import Table
 from traffic import Traffic
@@ -100,15 +100,15 @@ class Watch:
         self.gateway, self.traffic, self.log = gateway, traffic, log
         self.began = time.monotonic()
         self.samples = []
+        self.pids = (gateway.process.pid, *below(gateway.process.pid))  # without the programs that come and go
 
     def sample(self):
-        pid = self.gateway.process.pid
-        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        told = [dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()) for pid in self.pids]
         sample = {
             "seconds": time.monotonic() - self.began,
-            "MiB": int(status["VmRSS"].split()[0]) / 1024,
-            "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
-            "threads": int(status["Threads"]),
+            "MiB": sum(int(one["VmRSS"].split()[0]) for one in told) / 1024,
+            "descriptors": sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in self.pids),
+            "threads": sum(int(one["Threads"]) for one in told),
             "queue": self.gateway.waiting(),
             "owed": len(self.traffic.books.owed()),
             "messages": self.traffic.done["messages"],
@@ -116,6 +116,15 @@ class Watch:
         }
         self.samples.append(sample)
         return sample
+
+    def at_rest(self):
+        """A sample when nothing has been opened for a second: the greeting comes before the last of several workers is ready."""
+        last = self.sample()
+        while True:
+            time.sleep(1)
+            before, last = last, self.sample()
+            if before["descriptors"] == last["descriptors"]:
+                return last
 
     def growth(self, margin):
         """What was not flat: the median of the last quarter is compared with that of the second. ``margin``: MiB more than usual."""
@@ -128,12 +137,13 @@ class Watch:
 
 
 @contextmanager
-def the_house(folder):
+def the_house(folder, workers):
     """A gateway with all its gateways, and a next hop that makes trouble; gives it and the hop's ledger."""
     with next_hop(folder, slow=0.02, faults=1.0) as (port, ledger):
         home = folder / "gateway"
         user = 'user = "root"' if os.geteuid() == 0 else ""
-        gateway = gateway_in(home, REST.format(hop=port, closed=free_port(), folder=home, user=user), listen=LISTEN)
+        rest = REST.format(hop=port, closed=free_port(), folder=home, user=user)
+        gateway = gateway_in(home, rest, server=f"workers = {workers}", listen=LISTEN)
         trustme.CA().issue_cert("mx.example.org").private_key_and_cert_chain_pem.write_to_path(home / "pem")
         (home / "program").write_text(PROGRAM)
         (home / "program").chmod(0o700)
@@ -143,18 +153,19 @@ def the_house(folder):
             yield gateway, ledger
 
 
-def soak(folder, seconds, tell, margin=0.0):
+def soak(folder, seconds, tell, workers=1, margin=0.0):
     """Do it; give all that is wrong, as sentences."""
-    with the_house(folder) as (gateway, ledger):
+    with the_house(folder, workers) as (gateway, ledger):
         books, home = Books(), gateway.folder
         log = Log(gateway.log, books)
         traffic = Traffic(gateway, books)
+        wait_until(lambda: len(below(gateway.process.pid)) == (workers if workers > 1 else 0), "all workers")
         watch = Watch(gateway, traffic, log)
         boxes = from_maildir(home / "boxes", books)
         program = from_maildir(home / "program.mail", books)
         bounces = from_bounces(home / "bounces", books)
         with Round(boxes, program, bounces, from_ledger(ledger, books), log) as round_:
-            at_rest = watch.sample()
+            at_rest = watch.at_rest()
             traffic.every(0.2, traffic.stream, times=4)
             traffic.every(0.1, traffic.single, times=2)
             traffic.every(0.5, traffic.idle, times=20)
@@ -223,6 +234,7 @@ def _wrong(watch, at_rest, traffic, books, log, left, status, home, round_):
 def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--seconds", type=float, default=600.0, help="of traffic (%(default)s)")
+    options.add_argument("--workers", type=int, default=1, help="processes of the gateway (%(default)s)")
     options.add_argument("--json", type=Path, help="write all samples to this file")
     chosen = options.parse_args()
     screen, samples = Console(width=110), []
@@ -234,7 +246,7 @@ def main():
         screen.print("".join(f"{sample[name]:13.0f}" for name in Watch.COLUMNS))
 
     with tempfile.TemporaryDirectory(prefix="mailgw-soak-") as folder:
-        problems, done = soak(Path(folder), chosen.seconds, tell)
+        problems, done = soak(Path(folder), chosen.seconds, tell, chosen.workers)
         if problems:
             (Path(folder) / "gateway" / "log").rename(log := Path(tempfile.mkdtemp(prefix="mailgw-soak-log-")) / "log")
             problems.append(f"the log is {log}")

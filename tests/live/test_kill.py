@@ -6,8 +6,16 @@ from killing import ordeal
 pytestmark = pytest.mark.live
 
 
-def test_nothing_acknowledged_is_lost(tmp_path):
-    figures, problems = ordeal(tmp_path, kills=5)
+@pytest.mark.parametrize(
+    ("workers", "target", "kills"),
+    [
+        pytest.param(1, "all", 5, id="one-process"),
+        pytest.param(2, "all", 2, id="two-workers-and-their-parent"),
+        pytest.param(2, "worker", 3, id="one-of-two-workers"),
+    ],
+)
+def test_nothing_acknowledged_is_lost(tmp_path, workers, target, kills):
+    figures, problems = ordeal(tmp_path, kills, target, workers)
     assert problems == []
-    assert figures["kills"] == 5
+    assert figures["kills"] == kills
     assert figures["acknowledged"] > 50
