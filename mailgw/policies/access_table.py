@@ -1,0 +1,202 @@
+"""A table that says yes and no: by network, name or address, most specific entry first."""
+
+import sqlite3
+from collections.abc import Awaitable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from pathlib import Path
+from typing import IO, Literal
+
+from attrs import field, frozen
+from twisted.internet.interfaces import IReactorThreads
+from twisted.internet.threads import deferToThreadPool
+from zope.interface import implementer
+
+from mailgw.given import given
+from mailgw.interfaces import IClientPolicy, IClock, IRecipientPolicy, ISenderPolicy
+from mailgw.policies.database import first_row
+from mailgw.policies.kept_file import KeptFile
+from mailgw.values.address import Address, BadAddress, parse_domain
+from mailgw.values.decision import Decision, Evidence, defer, discard, proceed, quarantine, reject
+from mailgw.values.facts import ClientFacts, RecipientFacts, SenderFacts
+
+__all__ = ["AccessTable"]
+
+_DOES = ("accept", "reject", "defer", "discard", "hold", "tag")
+
+
+@frozen
+class _Entry:
+    """What one line or row says."""
+
+    does: str
+    text: str  # for the peer; of a tag, the tag
+    where: str  # "/etc/mailgw/access:12"
+
+
+_Entries = Mapping[str, _Entry]
+
+
+@implementer(IClientPolicy, ISenderPolicy, IRecipientPolicy)
+@frozen
+class AccessTable:
+    """``type = "access-table"``: a file, or a query to an SQLite database, with what to do about whom.
+
+    A line of the file is ``KEY ACTION [TEXT]``; ``#`` begins a comment. Keys: networks for a client (``192.0.2.0/24``); names for
+    HELO (``example.org``, ``.example.org`` for all below it); for sender and recipient also whole addresses and ``<>``; logins.
+    Actions: accept, reject, defer, discard, hold, tag. The most specific entry wins, so "accept" makes exceptions from a wider one.
+    The file is read again when it changed; if it cannot be read then, the last good one stays in force and the log says so.
+    """
+
+    on: Literal["client", "helo", "login", "sender", "recipient"]
+    """What is looked up: before the greeting, at MAIL, or at RCPT."""
+    path: Path | None = None
+    database: Path | None = None
+    query: str = ""
+    """With the parameter ``:key``; its first column is the action, the second (there need be none) the text:
+    ``SELECT action, text FROM access WHERE key = :key``. It is asked with each key, the most specific first."""
+    threads: IReactorThreads = given(IReactorThreads)
+    clock: IClock = given(IClock)
+    _file: "KeptFile[_Entries] | None" = field(init=False, eq=False, repr=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        if (self.path is None) == (self.database is None) or (self.database is None) != (not self.query):
+            raise ValueError('needs either "path", or "database" and "query"')
+        if self.path is not None:
+            read = _client_entries if self.on == "client" else _login_entries if self.on == "login" else _name_entries
+            object.__setattr__(self, "_file", KeptFile(self.path, read, self.clock))
+        elif self.database is not None:
+            try:
+                first_row(self.database, self.query, [{"key": "example.invalid"}])
+            except sqlite3.Error as problem:
+                raise ValueError(f"{self.database}: {problem}") from problem
+
+    def check_client(self, facts: ClientFacts) -> Decision | Awaitable[Decision]:
+        return self._look_up(_networks(facts.ip), str(facts.ip), "the connection") if self.on == "client" else _FINE
+
+    def check_sender(self, facts: SenderFacts) -> Decision | Awaitable[Decision]:
+        if self.on == "helo":
+            return self._look_up(_domains(facts.client.helo.lower()), facts.client.helo, "the client's own words")
+        if self.on == "login" and facts.client.login:
+            return self._look_up(iter([facts.client.login.lower()]), facts.client.login, "the login")
+        return self._look_up(_addresses(facts.sender), str(facts.sender) or "<>", "MAIL command") if self.on == "sender" else _FINE
+
+    def check_recipient(self, facts: RecipientFacts) -> Decision | Awaitable[Decision]:
+        return self._look_up(_addresses(facts.recipient), str(facts.recipient), "RCPT command") if self.on == "recipient" else _FINE
+
+    def _look_up(self, keys: Iterator[str], what: str, source: str) -> Decision | Awaitable[Decision]:
+        if self._file is None:
+            return self._query(list(keys), what, source)
+        entries = self._file.content()
+        return next((_decided(entries[key], key, self.on, what, source) for key in keys if key in entries), _FINE)
+
+    async def _query(self, keys: list[str], what: str, source: str) -> Decision:
+        """Raises sqlite3.Error, and ValueError for a row that says nothing known."""
+        assert self.database is not None
+        questions = [{"key": key} for key in keys]
+        row = await deferToThreadPool(self.threads, self.threads.getThreadPool(), first_row, self.database, self.query, questions)
+        if row is None:
+            return _FINE
+        where = f"{self.database}"
+        return _decided(_entry(str(row[0]), str(row[1] or "") if len(row) > 1 else "", where), "a row", self.on, what, source)
+
+
+_FINE = proceed()
+
+
+def _decided(entry: _Entry, key: str, on: str, what: str, source: str) -> Decision:
+    said = (Evidence(on, what, source), Evidence("entry", f"{key} {entry.does}", entry.where))
+    remedy = f"another entry for it, or none, in {entry.where.rpartition(':')[0] or entry.where}"
+    text = entry.text or "access denied"
+    match entry.does:
+        case "reject":
+            return reject(text, evidence=said, remedy=remedy)
+        case "defer":
+            return defer(entry.text or "not now, try again later", evidence=said, remedy=remedy)
+        case "discard":
+            return discard(text, evidence=said, remedy=remedy)
+        case "hold":
+            return quarantine(entry.text or "held by the access table", evidence=said, remedy=remedy)
+        case "tag":
+            return proceed(tags={entry.text}, why=f"tagged {entry.text}", evidence=said)
+        case _:
+            return proceed(why="accepted by the access table", evidence=said)
+
+
+# ── Keys, most specific first ──
+
+
+def _networks(ip: IPv4Address | IPv6Address) -> Iterator[str]:
+    for length in range(ip.max_prefixlen, -1, -1):
+        yield str(ip_network((ip, length), strict=False))
+
+
+def _domains(domain: str) -> Iterator[str]:
+    if domain:
+        yield domain
+    dot = domain.find(".")
+    while dot >= 0:
+        yield domain[dot:]
+        dot = domain.find(".", dot + 1)
+
+
+def _addresses(address: Address) -> Iterator[str]:
+    yield address.folded if address.domain else "<>"
+    yield from _domains(address.domain)
+
+
+# ── Lines ──
+
+
+def _entry(does: str, text: str, where: str) -> _Entry:
+    does = does.lower()
+    if does not in _DOES:
+        raise ValueError(f'{where}: "{does}" is none of {", ".join(_DOES)}')
+    if does == "tag" and (not text or " " in text):
+        raise ValueError(f"{where}: a tag is one word")
+    if not text.isascii() or not (text.isprintable()):
+        raise ValueError(f"{where}: the text must be plain ASCII, as replies are")
+    return _Entry(does, text, where)
+
+
+def _lines(file: IO[bytes], path: Path) -> Iterator[tuple[str, _Entry]]:
+    for number, line in enumerate(file, 1):
+        where = f"{path}:{number}"
+        try:
+            text = line.decode().strip()
+        except UnicodeDecodeError:
+            raise ValueError(f"{where}: not UTF-8") from None
+        if not text or text.startswith("#"):
+            continue
+        words = text.partition(" #")[0].split(None, 2)
+        if len(words) < 2:
+            raise ValueError(f'{where}: "{text}" is not KEY ACTION [TEXT]')
+        yield words[0], _entry(words[1], words[2].strip() if len(words) > 2 else "", where)
+
+
+def _client_entries(file: IO[bytes], path: Path) -> _Entries:
+    found = {}
+    for key, entry in _lines(file, path):
+        try:
+            found[str(ip_network(key))] = entry
+        except ValueError as problem:
+            raise ValueError(f"{entry.where}: {problem}") from None
+    return found
+
+
+def _login_entries(file: IO[bytes], path: Path) -> _Entries:
+    return {key.lower(): entry for key, entry in _lines(file, path)}
+
+
+def _name_entries(file: IO[bytes], path: Path) -> _Entries:
+    found = {}
+    for key, entry in _lines(file, path):
+        try:
+            if key == "<>":
+                found[key] = entry
+            elif "@" in key:
+                found[Address.parse(key).folded] = entry
+            else:
+                found[f".{parse_domain(key[1:])}" if key.startswith(".") else parse_domain(key)] = entry
+        except BadAddress as problem:
+            raise ValueError(f"{entry.where}: {key}: {problem}") from None
+    return found
