@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from mailgw.gateways.http_body import Body
 from mailgw.gateways.http_client import Answer, Client, NoAnswer
 from mailgw.gateways.http_redirects import Target
-from mailgw.gateways.outgoing_tls import OutgoingTls
+from mailgw.gateways.outgoing_tls import OutgoingTls, authorities_there
 from mailgw.interfaces import IDialer
 from mailgw.values.content import Content
 from mailgw.values.secret import Secret
@@ -57,7 +57,8 @@ class OAuth:
     refresh_token: Secret | None = None
     scope: str = ""
     keep: Path | None = None  # where a refresh token is kept that the provider sends in place of the old one
-    trust: Path | None = None  # a PEM file of authorities for https; none: those that the system trusts
+    # A PEM file of authorities for https; none: those that the system trusts.
+    trust: Path | None = field(default=None, validator=authorities_there)
 
     def __attrs_post_init__(self) -> None:
         if self.client_secret is None and self.refresh_token is None:
