@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from mailgw.notify import NOBODY, ServiceManager
+from mailgw.notify import NOBODY, ServiceManager, Summary
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,13 @@ def test_one_datagram_for_each_news(tmp_path, is_abstract):
 def test_nobody_and_a_listener_that_is_gone_cost_nothing(tmp_path):
     NOBODY.tell("READY=1")
     ServiceManager(f"{tmp_path}/gone").tell("READY=1")
+
+
+@pytest.mark.parametrize("numbers", [(1, 0, 0), (3, 5000, 20)])
+def test_a_summary_is_read_as_it_was_written(numbers):
+    assert Summary.parse(str(Summary(*numbers))) == Summary(*numbers)
+
+
+@pytest.mark.parametrize("text", ["", "Unwell: x", "1 listeners, 2 sessions", "-1 listeners, 0 sessions, 0 recipients in delivery"])
+def test_other_texts_are_no_summary(text):
+    assert Summary.parse(text) is None

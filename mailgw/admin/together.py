@@ -52,7 +52,18 @@ class Together:
         if operation == "status":
             answers, missing = await self.ask_all(operation, arguments)
             return {**add_up(list(answers.values())), **missing}
-        return await next(iter(self.members().values())).perform(operation, arguments)
+        return await self._anyone(operation, arguments)
+
+    async def _anyone(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """What all know alike, or only one of them: the first answer."""
+        *others, last = self.members().values()
+        for member in others:
+            try:
+                return await member.perform(operation, arguments)
+            except Refusal as problem:
+                if problem.kind != _AWAY:
+                    raise
+        return await last.perform(operation, arguments)
 
     async def _ask(self, asked: Mapping[int, Mapping[str, Any]], operation: str) -> tuple[dict[int, _Answer], dict[str, Any]]:
         """The answers by member, and what is to be said about those who gave none. Raises Refusal if nobody answered."""
@@ -103,7 +114,7 @@ class Together:
         if part in self.unattended():
             raise Refusal(_AWAY, f"nobody looks after part {part} of the queue now, in which message {message} lies")
         # There is no such part, or it is no number at all: anyone says so.
-        return await next(iter(members.values())).perform(operation, arguments)
+        return await self._anyone(operation, arguments)
 
     async def _order(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         selection = arguments.get("selection")

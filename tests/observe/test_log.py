@@ -8,7 +8,7 @@ from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
-from twisted.logger import LogPublisher, globalLogPublisher, textFileLogObserver
+from twisted.logger import LogPublisher, formatEvent, globalLogPublisher, textFileLogObserver
 
 from mailgw.journal import (
     Accepted,
@@ -24,7 +24,7 @@ from mailgw.journal import (
     Refused,
 )
 from mailgw.observe.json_lines import JsonLines
-from mailgw.observe.log import Log, line_of, quicken
+from mailgw.observe.log import Log, line_of, pass_on, quicken
 from mailgw.values.address import NULL, Address
 from mailgw.values.delivery import Recipient
 from mailgw.values.reply import Reply
@@ -308,3 +308,40 @@ def test_the_lines_of_a_turn_are_written_together():
     Log(publisher).note(Disconnected("S1", "quit", 4))
     write()
     assert (file.writes, len(file.getvalue().splitlines())) == (2, 4)
+
+
+def test_lines_of_other_processes_are_passed_on_as_they_are():
+    file = StringIO()
+    publisher, clock = LogPublisher(textFileLogObserver(file)), Clock()
+    quicken(clock, publisher)
+    theirs = "2026-01-05T10:00:00+0000 worker=2 [mailgw#info] session=S2 connect {odd}\n2026-01-05T10:00:00+0000 [-] and more\n"
+    Log(publisher).note(Disconnected("S1", "quit", 1))
+    pass_on(theirs, publisher)
+    assert file.getvalue().endswith(f" why=quit messages=1\n{theirs}")
+
+
+def test_lines_of_other_processes_reach_other_observers():
+    told = []
+    pass_on("one {odd} line\nand another\n", LogPublisher(told.append))
+    assert [formatEvent(one) for one in told] == ["one {odd} line\nand another"]
+
+
+def test_lines_say_which_process_they_are_of():
+    file = StringIO()
+    publisher, clock = LogPublisher(textFileLogObserver(file)), Clock()
+    quicken(clock, publisher, "worker=2 ")
+    Log(publisher).note(Disconnected("S1", "quit", 1))
+    Log(publisher).note(Fault("S1", "odd", "boom", "Traceback [x]:\n  x"))
+    clock.advance(0)
+    assert re.match(
+        r"\S+ worker=2 \[mailgw#info\] session=S1 disconnect why=quit messages=1\n"
+        r"\S+ worker=2 \[mailgw#error\] session=S1 fault component=odd problem=boom\n\tTraceback \[x\]:\n",
+        file.getvalue(),
+    )
+
+
+def test_json_lines_say_which_process_they_are_of(tmp_path, clock):
+    lines = JsonLines(tmp_path / "log.json", clock, 2)
+    lines.note(Disconnected("S1", "quit", 1))
+    lines.close()
+    assert json.loads((tmp_path / "log.json").read_text())["worker"] == 2
