@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 
 from clients import Client, Lost, Refused
@@ -40,7 +41,9 @@ to = ".example.org"
 """
 TARGETS = ("all", "worker", "parent")
 SENDERS = 6
-_KILLED = re.compile(r"workers#critical\] worker \d+ (has ended: signal 9 |is started again)")  # it is well said
+GROWN = 10.0  # seconds, after which a worker's death is no longer one of many; its parent then waits for nothing
+# What may well be said: that a worker was killed, and who minds its part; the old workers' port when only the parent was killed.
+_KILLED = re.compile(r"worker \d+ (has died after .* signal 9 |is started again|looks after)|Address already in use")
 NEAR = 2.0  # seconds between a delivery and a kill, within which the delivery may not have been written down
 
 
@@ -88,6 +91,15 @@ class Senders:
             thread.join()
 
 
+def age(pid):
+    """Seconds since a process was started; 0 if it has ended."""
+    try:
+        started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0.0
+    return float(Path("/proc/uptime").read_text().split()[0]) - started / os.sysconf("SC_CLK_TCK")
+
+
 class Killer:
     """Kills the gateway, or part of it, and starts again what does not do so by itself."""
 
@@ -100,12 +112,15 @@ class Killer:
 
     def strike(self, gap):
         """Wait up to ``gap`` seconds and kill; one in five does not wait for the greeting before, and may come too early for it."""
-        if self.dice.random() < 0.8:
-            wait_until(lambda: answers(self.gateway.port), "a start")
+        is_patient = self.dice.random() < 0.8
+        if is_patient:
+            wait_until(self.is_up, "a start")
         time.sleep(self.dice.random() * gap)
         self.early += not answers(self.gateway.port)
         parent = self.gateway.process.pid
-        workers = wait_until(lambda: below(parent), "a worker") if self.target == "worker" else below(parent)
+        workers = below(parent)
+        if self.target == "worker":
+            workers = wait_until(lambda: [pid for pid in below(parent) if age(pid) > GROWN * is_patient], "a worker to kill")
         self.at_risk.append(len(self.books.owed()))
         self.kills.append(time.time())
         if self.target == "worker":
@@ -118,6 +133,13 @@ class Killer:
         self.gateway.kill()
         self.gateway.process.stderr.close()
         self.gateway.launch()
+
+    def is_up(self):
+        """Whether it answers; what has ended by itself is started again, as a service manager would do it."""
+        if self.gateway.process.poll() is not None:
+            self.gateway.process.stderr.close()
+            self.gateway.launch()
+        return answers(self.gateway.port)
 
     def explains(self, times):
         """Whether before each arrival but the last there was a kill, or right behind it: it may not have been written down."""
@@ -139,7 +161,7 @@ def ordeal(folder, kills, target="all", workers=1, gap=1.5, patience=60.0):
             with Senders(gateway.port, books):
                 for _ in range(kills):
                     killer.strike(gap)
-                wait_until(lambda: answers(gateway.port), "the last start")
+                wait_until(killer.is_up, "the last start")
                 before = len(books.acknowledged)
                 wait_until(lambda: len(books.acknowledged) > before + 50, "mail after the last kill")
             with suppress(AssertionError):
