@@ -4,15 +4,17 @@
 """
 
 import os
+import re
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 from attrs import define, field, frozen
 
-__all__ = ["Mailbox", "Message", "Reader", "open_mailbox"]
+__all__ = ["Mailbox", "Message", "Reader", "Top", "open_mailbox"]
 
 _CHUNK = 64 * 1024
+_LINE = re.compile(rb"[^\n]*\n|[^\n]+")
 
 
 @frozen
@@ -49,6 +51,31 @@ class Reader:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+@define(eq=False)
+class Top:
+    """The header section of a message, the empty line, and so many ``lines`` of the body (RFC 1939 §7, TOP)."""
+
+    reader: Reader
+    lines: int
+    _in_header: bool = field(default=True, init=False)
+    _is_at_start: bool = field(default=True, init=False)  # of a line
+
+    def read(self, size: int = _CHUNK) -> bytes:
+        """As `Reader.read`."""
+        taken: list[bytes] = []
+        for line in _LINE.findall(self.reader.read(size)):
+            if not self._in_header and not self.lines:
+                break
+            taken.append(line)
+            ends = line.endswith(b"\n")
+            if self._in_header:
+                self._in_header = not (line == b"\n" and self._is_at_start)
+            elif ends:
+                self.lines -= 1
+            self._is_at_start = ends
+        return b"".join(taken)
 
 
 @define(eq=False)

@@ -1,7 +1,8 @@
 """A small POP3 service (RFC 1939, RFC 2449, RFC 2595) on the folders of a Maildir gateway.
 
 The protocol is that of `twisted.mail.pop3`; what is written here keeps passwords off lines in clear, asks the same porter as SMTP,
-and mends what would go wrong: dots at the seam of two chunks, commands behind PASS and STLS in one packet, tracebacks for typing errors.
+and mends what goes wrong there: dots at the seam of two chunks, deleted messages in lists, commands behind PASS and STLS in one packet,
+tracebacks for typing errors and for clients that hang up.
 
 This module must not be imported before the reactor is chosen: `twisted.mail.pop3` installs one.
 """
@@ -22,13 +23,13 @@ from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, ISSLTransport, ITCPTransport
 from twisted.internet.protocol import Factory, connectionDone
-from twisted.internet.task import Cooperator
 from twisted.internet.threads import deferToThreadPool
 from twisted.mail import pop3
+from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
 
 from mailgw.credentials import AccountsUnavailable, LoginRefused
-from mailgw.fetching.mailbox import Mailbox, open_mailbox
+from mailgw.fetching.mailbox import Mailbox, Reader, Top, open_mailbox
 from mailgw.journal import Connected, Disconnected, Fault, Journal
 from mailgw.values.facts import ClientFacts, TlsFacts
 
@@ -65,6 +66,7 @@ class Pop3Protocol(pop3.POP3):
     """One session."""
 
     timeOut = _TIMEOUT
+    AUTH_CMDS = sorted(_ALWAYS)
     MAX_LENGTH = 1024  # octets of a command
     magic = b"POP3 ready"  # of the greeting; without "<...>" nobody takes it for a challenge (RFC 1939 §7, APOP)
     factory: Any
@@ -84,7 +86,6 @@ class Pop3Protocol(pop3.POP3):
         self._at_line_start = True
         self._why = "lost"
         self._is_over = False
-        self.schedule = factory.cooperator.coiterate
 
     # ── From the network ──
 
@@ -208,6 +209,31 @@ class Pop3Protocol(pop3.POP3):
         logging_in: Deferred[Any] = Deferred.fromCoroutine(self._log_in(user, b" ".join((password, *words))))
         return self._longOperation(logging_in)  # type: ignore[no-untyped-call]
 
+    def do_STAT(self) -> None:
+        """How many messages, and how much; without those that are marked (RFC 1939 §5)."""
+        sizes = self._sizes()
+        self.successResponse(b"%d %d" % (len(sizes), sum(sizes.values())))
+
+    def do_LIST(self, number: bytes | None = None) -> None:
+        """Sizes, of one or of all that are not marked. Raises ValueError."""
+        self._list({index: b"%d" % size for index, size in self._sizes().items()}, number)
+
+    def do_UIDL(self, number: bytes | None = None) -> None:
+        """Identities, likewise. Raises ValueError."""
+        self._list({index: self.mbox.getUidl(index) for index in self._sizes()}, number)
+
+    def _sizes(self) -> dict[int, int]:
+        return {index: size for index, size in enumerate(self.mbox.listMessages()) if size}
+
+    def _list(self, told: dict[int, bytes], number: bytes | None) -> None:
+        if number is None:
+            lines = [b"%d %b\r\n" % (index + 1, text) for index, text in told.items()]
+            self.transport.writeSequence([b"+OK %d messages\r\n" % len(lines), *lines, b".\r\n"])
+        elif int(number) - 1 in told:
+            self.successResponse(b"%d %b" % (int(number), told[int(number) - 1]))
+        else:
+            raise ValueError("no such message")
+
     def do_DELE(self, number: bytes) -> None:
         """Mark a message. Raises ValueError."""
         self.mbox.deleteMessage(int(number) - 1)
@@ -252,9 +278,31 @@ class Pop3Protocol(pop3.POP3):
 
     # ── Texts ──
 
-    def _sendMessageContent(self, number: Any, wrapper: Any, response: Any) -> Any:
+    def do_RETR(self, number: bytes) -> Any:
+        """A message. Raises ValueError."""
+        reader = self.mbox.getMessage(int(number) - 1)
+        return self._longOperation(Deferred.fromCoroutine(self._send(reader, reader)))  # type: ignore[no-untyped-call]
+
+    def do_TOP(self, number: bytes, lines: bytes) -> Any:
+        """The beginning of a message. Raises ValueError."""
+        wanted = int(lines)
+        if wanted < 0:
+            raise ValueError("fewer lines than none")
+        reader = self.mbox.getMessage(int(number) - 1)
+        return self._longOperation(Deferred.fromCoroutine(self._send(reader, Top(reader, wanted))))  # type: ignore[no-untyped-call]
+
+    async def _send(self, reader: Reader, text: Reader | Top) -> None:
         self._at_line_start = True
-        return super()._sendMessageContent(number, wrapper, response)  # type: ignore[no-untyped-call]
+        self.successResponse(b"message follows")
+        try:
+            sending: Any = FileSender().beginFileTransfer(text, self.transport, self.transformChunk)  # type: ignore[no-untyped-call]
+            last = await sending
+        except Exception:  # the client is gone, or the disk: half a message must not look like a whole one
+            self.end("lost")
+            return
+        finally:
+            reader.close()
+        self.sendLine(b"." if last == b"\n" else b"\r\n.")  # type: ignore[no-untyped-call]
 
     def transformChunk(self, chunk: bytes) -> bytes:
         """CRLF at the ends of lines, and a dot more where one begins a line (RFC 1939 §3), also where the line begins a chunk."""
@@ -299,7 +347,6 @@ class Pop3Factory(Factory):
         """Make one; ``tls`` is what STLS needs; the bounds are on sessions at one time."""
         self.fetching = fetching
         self.tls = tls
-        self.cooperator = Cooperator(scheduler=lambda call: fetching.reactor.callLater(0, call))
         self._randomness = randomness
         self._max_sessions = max_sessions
         self._max_per_client = max_sessions_per_client
