@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from mailgw.admin.operations import Operations
 from mailgw.admin.reading import Performer, Refusal
+from mailgw.admin.recovering import Recovering
 from mailgw.admin.selecting import MOST
 from mailgw.admin.signpost import Signpost
 from mailgw.admin.socket import AdminSocket, SocketInUse
@@ -321,6 +322,7 @@ class MailGateway(Service):
             journal=self._journal,
             signpost=self._signpost,
             wake=part.dispatcher.wake,
+            recover=Recovering(part.store, part.folder, part.store.aside).some,
             condition=self._condition if is_own else part.condition,
             throttle=self._throttle if any(one.accounts for one in self._configuration.listen.values()) else None,
             memory=self._memory,

@@ -1,7 +1,7 @@
 """What an operator can do, however he says it: the command line, the console and tests call the same methods."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from traceback import format_exc
 from typing import Any, ClassVar
@@ -34,6 +34,7 @@ class Operations(Guarding):
         "queue_hold",
         "queue_release",
         "queue_drop",
+        "queue_recover",
         "route",
         "status",
     )
@@ -42,6 +43,7 @@ class Operations(Guarding):
     signpost: Signpost
     wake: Callable[[], object]  # tells the dispatcher that an order changed the queue
     condition: Callable[[], Mapping[str, Any]]  # listeners, lanes, faults: plain data; "since" and "until" are times
+    recover: Callable[[str], Awaitable[dict[str, Any]]] | None = None  # see `mailgw.admin.recovering.Recovering.some`
     started: float = field(default=Factory(lambda self: self.clock.seconds(), takes_self=True))  # POSIX seconds
 
     async def perform(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,6 +76,18 @@ class Operations(Guarding):
     async def queue_drop(self, selection: Mapping[str, Any], everything: bool = False, reason: str = "") -> dict[str, Any]:
         """Remove all that match; nobody is told."""
         return await self._order(Order.DROP, selection, everything, reason)
+
+    async def queue_recover(self, folder: str) -> dict[str, Any]:
+        """Queue the next messages of a damaged queue that was set aside: see `Recovering.some`. Raises Refusal."""
+        if not isinstance(folder, str) or not folder:
+            raise BadRequest("folder must be a text")
+        if self.recover is None:
+            raise Refusal("unavailable", "this store takes nothing from a damaged queue")
+        answer = await self.recover(folder)
+        self.journal.note(Ordered("recover", folder, answer["recovered"]))
+        if answer["recovered"]:
+            self.wake()
+        return answer
 
     async def route(self, **question: Any) -> dict[str, Any]:
         """Which way an address would go: see `Signpost.ask`."""

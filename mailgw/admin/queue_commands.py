@@ -192,6 +192,30 @@ for _order, (_help, _done) in ORDERS.items():
     order_command(_order, _help, _done)
 
 
+@queue.command()
+@click.argument("folder")
+@with_json
+@speaking
+def recover(speaker: Speaker, folder: str) -> None:
+    """Queue again what can be read of a damaged queue that was set aside. FOLDER: as in `mailgw status`, or a whole path.
+
+    What was done is remembered in the folder: a second run goes on where the first one ended.
+    """
+    recovered, unreadable, left = 0, [], 1
+    while left:
+        answer = speaker.order("queue_recover", folder=folder)
+        recovered, left = recovered + answer["recovered"], answer["left"]
+        unreadable += answer["unreadable"]
+        for one in answer["unreadable"] if not speaker.as_json else ():
+            speaker.err.line(f"message {one['message']} cannot be read: {one['why']}")
+    if speaker.as_json:
+        speaker.out.json({"recovered": recovered, "unreadable": unreadable})
+    else:
+        speaker.out.line(f"{recovered} message{'' if recovered == 1 else 's'} queued again, {len(unreadable)} could not be read")
+    if not recovered:
+        sys.exit(1)
+
+
 def next_attempt(entry: Mapping[str, Any], now: float) -> str:
     """When something will happen to a recipient."""
     if entry["leased"]:

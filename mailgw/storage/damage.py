@@ -152,5 +152,5 @@ def set_aside(folder: Folder) -> Path:
 
 
 def damaged_folders(folder: Path) -> list[str]:
-    """Those that were set aside in a state folder, by time."""
-    return sorted(path.name for path in folder.glob("damaged-*") if path.is_dir())
+    """The paths of those that were set aside in a state folder, by time."""
+    return sorted(str(path) for path in folder.absolute().glob("damaged-*") if path.is_dir())

@@ -181,15 +181,15 @@ class SqliteStore:
 
     async def find(self, selection: Selection) -> Sequence[Entry]:
         """See `IQueueDesk`."""
-        return await self._read(partial(self._desk.find, selection))
+        return await self.aside(partial(self._desk.find, selection))
 
     async def content(self, message: int) -> Content | None:
         """See `IQueueDesk`."""
-        return await self._read(partial(self._desk.content, message))
+        return await self.aside(partial(self._desk.content, message))
 
     async def stats(self) -> Mapping[Destination, Mapping[str, int]]:
         """See `IQueueDesk`. Every state has its number; ``"oldest"`` is the arrival of the first message there."""
-        return await self._read(self._desk.stats)
+        return await self.aside(self._desk.stats)
 
     async def tell(self, selection: Selection, order: Order, reason: str = "") -> int:
         """See `IQueueDesk`. ``selection.limit`` bounds what `find` shows, not what an order reaches.
@@ -222,7 +222,8 @@ class SqliteStore:
                 mark(self._folder, self.damage)
             self.tell_damage(self.damage)
 
-    def _read(self, question: Callable[[], _Result]) -> "Deferred[_Result]":
+    def aside(self, question: Callable[[], _Result]) -> "Deferred[_Result]":
+        """Have something asked in the readers' thread, which mail does not wait for."""
         self._writer.check()
         return deferToThreadPool(self._reactor, self._readers, question)
 

@@ -18,6 +18,9 @@ FIRST_DUE = f"SELECT id, (SELECT min(due) FROM recipient r WHERE r.destination =
 IN_ORDER = f"SELECT due, message, id FROM recipient WHERE destination = ? AND state = {WAITING} AND due <= ? ORDER BY due, message, id"  # noqa: S608
 MESSAGES = f"SELECT id, original, size, added, {ENVELOPE_COLUMNS} FROM message WHERE id IN {THESE}"  # noqa: S608
 RECIPIENTS = f"SELECT id, attempts, delay_told, {RECIPIENT_COLUMNS} FROM recipient WHERE id IN {THESE}"  # noqa: S608
+WHOLE_MESSAGE = f"SELECT first, last, filed, original, size, added, {ENVELOPE_COLUMNS} FROM message WHERE id = ?"  # noqa: S608
+OPEN_RECIPIENTS = f"SELECT state, destination, reason, {RECIPIENT_COLUMNS} FROM recipient WHERE id BETWEEN ? AND ? AND {OPEN}"  # noqa: S608
+DESTINATION = "SELECT gateway, next_hop FROM destination WHERE id = ?"
 STILL_OPEN = f"""
     SELECT m.id, m.first, m.last, m.filed,
            CASE WHEN m.first = m.last THEN 1

@@ -84,6 +84,7 @@ class Bench:
     clock: Clock = field(factory=Clock)
     notes: Notes = field(factory=Notes)
     woken: list = field(factory=list)
+    asked: list = field(factory=list)
     operations: Operations = field(init=False)
 
     def __attrs_post_init__(self):
@@ -105,12 +106,20 @@ class Bench:
                 {"mx": "relay", "submission": "submission"},
             ),
             wake=lambda: self.woken.append(self.clock.seconds()),
+            recover=self.recover,
             condition=lambda: {
                 "listeners": [{"name": "mx", "endpoint": "tcp:25", "sessions": 3}],
                 "dispatcher": {"lanes": 1, "backed_off": [{"gateway": "internet", "until": NOW + 90}]},
                 "faults": ["spf \x1b]0;title\x07"],
             },
         )
+
+    async def recover(self, folder):
+        """As if two messages lay there, and in "damaged-b" one that cannot be read."""
+        self.asked.append(folder)
+        left = 1 if len(self.asked) == 1 else 0
+        unreadable = [{"message": 7, "why": "malformed \x9b31m"}] if folder == "damaged-b" and not left else []
+        return {"recovered": 1, "unreadable": unreadable, "left": left}
 
     def states(self):
         """The recipients' states by address."""

@@ -486,6 +486,16 @@ def test_a_store_in_trouble(place, daemon, bench):
     assert (result.exit_code, result.stderr) == (3, "mailgw: the queue cannot be used now: the disk is gone\n")
 
 
+def test_what_cannot_be_recovered_is_named(place, daemon, bench):
+    result = say(place, "queue", "recover", "damaged-b")
+    assert (result.exit_code, result.stdout) == (0, "2 messages queued again, 1 could not be read\n")
+    assert result.stderr == "message 7 cannot be read: malformed \\x9b31m\n"
+    assert bench.asked == ["damaged-b", "damaged-b"]
+    bench.asked.clear()
+    unreadable = [{"message": 7, "why": "malformed \x9b31m"}]
+    assert answered(say(place, "--json", "queue", "recover", "damaged-b")) == {"recovered": 2, "unreadable": unreadable}
+
+
 def test_an_address_without_a_route_is_status_1(place, daemon, bench):
     object.__setattr__(bench.operations.signpost, "routing", type(bench.operations.signpost.routing)(()))
     result = say(place, "route", "dora@example.org")

@@ -30,6 +30,14 @@ def refused(bench, operation, **arguments):
     return caught.value.kind, str(caught.value)
 
 
+def test_recover_wakes_the_dispatcher_and_is_noted(bench):
+    assert ask(bench, "queue_recover", folder="damaged-1") == {"recovered": 1, "unreadable": [], "left": 1}
+    assert bench.asked == ["damaged-1"]
+    assert len(bench.woken) == 1
+    assert bench.notes.events == [Ordered("recover", "damaged-1", 1)]
+    assert refused(bench, "queue_recover", folder=7) == ("bad-request", "folder must be a text")
+
+
 @pytest.mark.parametrize(
     ("selection", "found"),
     [

@@ -155,16 +155,26 @@ def test_a_damaged_queue_is_refused(tmp_path, sink):
     assert database.read_bytes() == before
 
 
-def test_a_damaged_queue_is_set_aside(tmp_path, sink):
+def test_a_damaged_queue_is_set_aside_and_recovered(tmp_path, sink):
     gateway = queue_of(tmp_path, 'damaged_queue = "start-new"', sink)
-    drop_header(gateway.folder / "state" / "queue.db")
+    with sqlite3.connect(gateway.folder / "state" / "queue.db") as database:
+        (page,) = database.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'queue'").fetchone()
+    database.close()
+    with open(gateway.folder / "state" / "queue.db", "r+b") as file:
+        file.seek((page - 1) * 8192)
+        file.write(b"\xff" * 8192)
     with gateway:
         (aside,) = (gateway.folder / "state").glob("damaged-*")
         assert "THE QUEUE WAS DAMAGED" in gateway.log.read_text()
-        assert gateway.ask("status")["store"]["set_aside"] == [aside.name]
+        assert gateway.ask("status")["store"]["set_aside"] == [str(aside)]
         assert [file.name for file in (aside / "content").iterdir()] == ["5"]
         send(gateway, "new")
         wait_until(lambda: names(content for _, _, content in sink.messages) == ["new"], "the delivery of new mail")
+        recovered = gateway.cli("queue", "recover", aside.name)
+        assert (recovered.returncode, recovered.stdout) == (0, "5 messages queued again, 0 could not be read\n")
+        old = [f"old{number}" for number in range(5)]
+        wait_until(lambda: names(content for _, _, content in sink.messages) == ["new", *old], "the delivery of old mail")
+        assert gateway.cli("queue", "recover", aside.name).returncode == 1
 
 
 def test_damage_while_running_ends_and_begins_anew(tmp_path, sink):

@@ -6,14 +6,17 @@ import sqlite3
 
 import pytest
 
+from mailgw.admin.reading import Refusal
+from mailgw.admin.recovering import Recovering
 from mailgw.interfaces import StoreDamaged, StoreFull, StoreUnavailable
+from mailgw.storage.folder import Folder
 from mailgw.storage.room import Room
 from mailgw.storage.sqlite import SqliteStore
 from mailgw.testing.stores import Pump
 from mailgw.values.address import Address
 from mailgw.values.content import Content
 from mailgw.values.delivery import Destination, Envelope, Recipient
-from mailgw.values.ledger import Selection, Settlement, State
+from mailgw.values.ledger import Order, Selection, Settlement, State
 
 HERE = Destination("mailboxes")
 ENVELOPE = Envelope(sender=Address.parse("anna@example.com"), arrived=1000.0)
@@ -204,6 +207,79 @@ def test_damage_that_is_found_while_running_is_told_once_and_remembered(tmp_path
     put_all(store, pump, 1)
     pump.run(store.close())
     pump.run(SqliteStore.open(tmp_path, pump).close())
+
+
+# ── Getting out what can be read ──
+
+
+def recover_all(store, pump, folder):
+    recovering = Recovering(store, folder, store.aside)
+    recovered, unreadable, left = 0, [], 1
+    while left:
+        answer = pump.run(recovering.some(next(folder.glob("damaged-*")).name))
+        recovered, left = recovered + answer["recovered"], answer["left"]
+        unreadable += [one["message"] for one in answer["unreadable"]]
+    return recovered, unreadable
+
+
+def unspoilt(folder):
+    Folder(folder).suspect.write_text("somebody said so")
+
+
+@pytest.mark.parametrize(
+    "spoil", [unspoilt, drop_page, zero_page, spoil_log, spoil_log_header, fill_log_with_garbage], ids=lambda one: one.__name__
+)
+def test_what_can_be_read_is_queued_again(crashed, pump, spoil):
+    spoil(crashed)
+    store = SqliteStore.open(crashed, pump, start_new=True)
+    recovered, unreadable = recover_all(store, pump, crashed)
+    entries = pump.run(store.find(Selection(limit=1000)))
+    assert recovered == len(entries) >= 30
+    # What is only in the log is lost with it, and nobody can know how much that was.
+    if spoil in (unspoilt, drop_page, zero_page):
+        assert recovered + len(unreadable) == 60
+    if spoil is unspoilt:
+        assert unreadable == []
+    sizes = set()
+    for entry in entries:
+        assert (entry.sender, entry.address, entry.arrived, entry.leased) == ("anna@example.com", "bert@example.org", 1000.0, False)
+        text = pump.run(store.content(entry.message)).read()
+        assert text in (b"x" * 3000, b"y" * 300_000)
+        sizes.add(len(text))
+    if spoil is unspoilt:
+        assert sizes == {3000, 300_000}
+    # Where the name of the destination is lost, the routes are asked again.
+    assert set(pump.run(store.waiting())) <= ({HERE, Destination("", "")} if spoil is zero_page else {HERE})
+    again = Recovering(store, crashed, store.aside)
+    assert pump.run(again.some(next(crashed.glob("damaged-*")).name)) == {"recovered": 0, "unreadable": [], "left": 0}
+    pump.run(store.close())
+
+
+def test_what_was_held_stays_held_and_what_is_over_stays_away(tmp_path, pump):
+    store = SqliteStore.open(tmp_path, pump)
+    three = [(Recipient(Address.parse(f"{name}@example.org")), HERE) for name in ("one", "two", "three")]
+    put = pump.run(store.put(ENVELOPE, Content.of(b"x\r\n"), three))
+    pump.run(store.settle([Settlement(put.message, put.parcels[0].queued[0].number, State.DELIVERED, "")]))
+    pump.run(store.release(put.parcels))
+    pump.run(store.tell(Selection(recipient="two@example.org"), Order.HOLD, "odd"))
+    pump.run(store.close())
+    unspoilt(tmp_path)
+    store = SqliteStore.open(tmp_path, pump, start_new=True)
+    assert recover_all(store, pump, tmp_path) == (1, [])
+    found = {entry.address: (entry.state, entry.reason) for entry in pump.run(store.find(Selection()))}
+    assert found == {"two@example.org": (State.HELD, "odd"), "three@example.org": (State.WAITING, "")}
+    pump.run(store.close())
+
+
+@pytest.mark.parametrize("spoil", [drop_header, empty], ids=lambda one: one.__name__)
+def test_where_nothing_can_be_read_it_is_said(crashed, pump, spoil):
+    spoil(crashed)
+    store = SqliteStore.open(crashed, pump, start_new=True)
+    with pytest.raises(Refusal, match="cannot be recovered"):
+        recover_all(store, pump, crashed)
+    with pytest.raises(Refusal, match="holds no queue"):
+        pump.run(Recovering(store, crashed, store.aside).some("nowhere"))
+    pump.run(store.close())
 
 
 # ── Room ──
