@@ -5,10 +5,12 @@ import re
 import smtplib
 import ssl
 import subprocess
+from pathlib import Path
 
 import pytest
 import trustme
-from processes import PATIENCE, SmtpSink, free_port, gateway_in, need, wait_until
+from neighbours import Dovecot
+from processes import BIN, PATIENCE, SmtpSink, free_port, gateway_in, need, wait_until
 
 pytestmark = pytest.mark.live
 
@@ -195,3 +197,54 @@ def test_check_says_what_is_wrong(house):
     checked = house.cli("check")
     assert checked.returncode == 0
     assert "pop" not in checked.stdout.replace(str(house.file), "")
+
+
+POP3_OF_DOVECOT = """
+protocols = lmtp pop3
+disable_plaintext_auth = no
+service pop3-login {{
+  inet_listener pop3 {{
+    address = 127.0.0.1
+    port = {port}
+  }}
+  inet_listener pop3s {{
+    port = 0
+  }}
+}}
+service pop3 {{
+  executable = pop3 tell-mailgw
+}}
+service tell-mailgw {{
+  executable = script-login {script}
+  user = root
+  unix_listener tell-mailgw {{
+  }}
+}}
+"""
+SCRIPT = """\
+#!/bin/sh
+{mailgw} --config {config} fetched "$IP" --login "$USER"
+exec "$@"
+"""
+
+
+def test_a_real_dovecot_tells_who_has_fetched(house):
+    if not Path("/usr/lib/dovecot/pop3").exists():
+        pytest.skip("dovecot-pop3d is not installed")
+    neighbour = Dovecot("anna@example.org", password=PASSWORD)
+    port, script = free_port(), neighbour.folder / "tell-mailgw"
+    script.write_text(SCRIPT.format(mailgw=BIN / "mailgw", config=house.file))
+    script.chmod(0o755)
+    with (neighbour.folder / "dovecot.conf").open("a") as configuration:
+        configuration.write(POP3_OF_DOVECOT.format(port=port, script=script))
+    with neighbour:
+        client = poplib.POP3("127.0.0.1", port, timeout=PATIENCE)
+        client.user("anna@example.org")
+        with pytest.raises(poplib.error_proto):
+            client.pass_("wrong")
+        assert not may_send(house)
+        client.user("anna@example.org")
+        client.pass_(PASSWORD)
+        assert client.stat() == (0, 0), neighbour.log
+        assert may_send(house), neighbour.log
+        client.quit()
