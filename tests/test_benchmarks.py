@@ -206,14 +206,18 @@ def test_no_handshake_is_a_failure(sink):
 def test_idle_clients_stay_until_they_are_told_to_go(bare):
     tree, port = bare
     descriptors = Path(f"/proc/{tree.process.pid}/fd")
-    before = len(os.listdir(descriptors))
+    assert len(os.listdir(descriptors)) < 50
     command = [sys.executable, BENCHMARKS / "idle.py", str(port), "--connections", "250"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as clients:
         assert json.loads(clients.stdout.readline())["open"] == 250
-        assert len(os.listdir(descriptors)) == before + 250
+        assert len(os.listdir(descriptors)) >= 250
         assert tree.memory() <= tree.peak_memory()
         clients.stdin.close()
         assert clients.wait(PATIENCE) == 0
+    end = time.monotonic() + PATIENCE
+    while len(os.listdir(descriptors)) >= 50 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert len(os.listdir(descriptors)) < 50
 
 
 def test_idle_clients_that_were_not_let_in_are_a_failure():
@@ -250,7 +254,8 @@ def run(*options):
 )
 def test_a_run_gives_a_table_and_figures(tmp_path, only, servers, headline):
     file = tmp_path / "figures.json"
-    done = run("--only", only, "--servers", ",".join(servers), "--quick", "--scale", 0.5, "--json", file, "--folder", tmp_path)
+    scale = 0.1 if only == "at once" else 0.5
+    done = run("--only", only, "--servers", ",".join(servers), "--quick", "--scale", scale, "--json", file, "--folder", tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(file.read_text())
     [(case, rows)] = report["medians"].items()
