@@ -236,3 +236,14 @@ def test_a_gateway_that_names_one_by_domain_is_by_domain_itself() -> None:
         assert found is not None
         destinations[domain] = found.destination
     assert destinations == {"example.com": Destination("copies", "example.com"), "example.info": Destination("local")}
+
+
+def test_how_a_policy_is_asked_stands_in_its_table(tmp_path: Path) -> None:
+    more = 'timeout = "2s"\non_error = "pass"\nmode = "observe"\nskip_networks = ["192.0.2.0/24"]\nskip_logins = "*"\n'
+    path = tmp_path / "asked.toml"
+    path.write_text(HEAD.replace('number = 2\ntimeout = "5s"\n', f"number = 2\n{more}") + PERMIT + OTHERWISE)
+    _, _, parts = load(path, still_house)
+    (asked,) = parts.rules["submission"].sender
+    assert asked.timeout == 2.0
+    assert (asked.on_error, asked.observed, asked.skip_logins) == ("pass", True, frozenset({"*"}))
+    assert [str(network) for network in asked.skip_networks] == ["192.0.2.0/24"]

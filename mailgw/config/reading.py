@@ -293,7 +293,7 @@ class _Reading:
 
     def policy(self, name: str, table: dict[str, Any]) -> Policy | None:
         at: Place = ("policy", name)
-        keys = frozenset({"timeout"})
+        keys = frozenset({"timeout", "on_error", "mode", "skip_networks", "skip_logins"})
         part = self.part(table, at, keys)
         values = self.common(Policy, table, at, keys)
         return Policy(**values, name=name, part=part, at=at) if part else None
