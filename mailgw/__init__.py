@@ -14,7 +14,7 @@ The way of a message is the table of contents of the house:
 ``storage/``       where it lies         SQLite, in process, and the writer thread
 =================  ====================  ==============================================================
 
-Around them: ``login/`` (who are you?), ``dns/``, ``tls``, ``journal`` and ``observe/`` (what happened), ``config/``,
+Around them: ``login/`` (who are you?), ``fetching/`` (POP3), ``dns/``, ``tls``, ``journal`` and ``observe/`` (what happened), ``config/``,
 ``components`` and ``assemble`` (who knows whom), ``tap`` (twistd), ``admin/`` (the operator), ``testing/`` (plugin authors).
 Plugins import from ``mailgw.api`` and from nowhere else.
 """
