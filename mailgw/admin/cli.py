@@ -16,7 +16,7 @@ from mailgw.admin.queue_commands import queue
 from mailgw.admin.record_commands import explain, log, policy
 from mailgw.admin.speaking import Speaker
 from mailgw.admin.still_house import still_house
-from mailgw.admin.tables import Column, Printer, readable_age
+from mailgw.admin.tables import Column, Printer, readable_age, readable_size
 from mailgw.components import Listing, catalogue
 from mailgw.config.matrix import Cell
 
@@ -125,6 +125,8 @@ def readable(data: Any, now: float, key: str = "") -> Any:
         return [readable(value, now) for value in data]
     if key == "uptime":
         return readable_age(data)
+    if key == "room" and isinstance(data, int):
+        return readable_size(data)
     if key in MOMENTS and isinstance(data, int | float):
         return f"in {readable_age(data - now)}" if data > now else f"{readable_age(now - data)} ago"
     return "-" if data is None else data
