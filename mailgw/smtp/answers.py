@@ -48,7 +48,6 @@ def hello(
         "CHUNKING",
         "BINARYMIME",
         "DSN",
-        f"LIMITS RCPTMAX={settings.max_recipients}",
     ]
     if settings.starttls and not tls and not introduced:
         words.append("STARTTLS")
@@ -58,6 +57,8 @@ def hello(
         words.append(f"AUTH {' '.join(mechanisms)}")
     if trusted:
         words.append(f"XCLIENT {' '.join(ATTRIBUTES)}")
+    # Last, as simple clients look for "250-STARTTLS" and "250-AUTH".
+    words.append(f"LIMITS RCPTMAX={settings.max_recipients}")
     return Reply(250, "", "\n".join(words))
 
 

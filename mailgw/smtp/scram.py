@@ -24,7 +24,7 @@ HASHES = {"SHA-256": "sha256", "SHA-1": "sha1"}
 _MAX_MESSAGE = 4096  # octets
 _MAX_NONCE = 512
 # RFC 5802 §7: gs2-header, then client-first-message-bare. "m=" is a mandatory extension that nobody knows yet.
-_FIRST = re.compile(rb"((?:([yn])|p=([A-Za-z0-9.-]+)),(?:a=([^,]+))?,)(n=([^,]+),r=([!-+\--~]+)(?:,[A-Za-z]=[^,\0]+)*)\Z")
+_FIRST = re.compile(rb"((?:([yn])|p=([A-Za-z0-9.-]+)),(?:a=([^,]*))?,)(n=([^,]+),r=([!-+\--~]+)(?:,[A-Za-z]=[^,\0]+)*)\Z")
 _FINAL = re.compile(rb"(c=([A-Za-z0-9+/=]+),r=([!-+\--~]+)(?:,[A-Za-z]=[^,\0]+)*),p=([A-Za-z0-9+/=]+)\Z")
 
 

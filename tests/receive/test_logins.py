@@ -87,7 +87,7 @@ def test_starttls_forgets_who_has_logged_in(tls):
 
 def test_in_clear_beyond_loopback_no_password_is_taken():
     talk = a_server(allow_cleartext_auth=True).connect("192.0.2.99")
-    assert "AUTH SCRAM-SHA-256 SCRAM-SHA-1 CRAM-MD5\r\n" in talk.say("EHLO c")
+    assert "250-AUTH SCRAM-SHA-256 SCRAM-SHA-1 CRAM-MD5\r\n" in talk.say("EHLO c")
     assert talk.say(plain()) == "538 5.7.11 authentication needs TLS\r\n"
 
 

@@ -31,7 +31,7 @@ def hear(made, line):
 
 
 def test_what_is_offered_is_listed():
-    assert b"250 AUTH CRAM-MD5 PLAIN LOGIN\r\n" in engine().hello
+    assert b"250-AUTH CRAM-MD5 PLAIN LOGIN\r\n" in engine().hello
     assert b"AUTH" in hear(engine(), b"HELP").encode()
     assert b"AUTH" not in engine(tls=False).hello
     assert "AUTH" not in hear(engine(tls=False), b"HELP")
