@@ -15,6 +15,7 @@ from mailgw.interfaces import IIdentity, IQueueStore, StoreFull, StoreUnavailabl
 from mailgw.journal import Accepted, Connected, Discarded, Disconnected, Fault, Held, Introduced, Journal, Refused
 from mailgw.receive.asking import Asked, Asker, Rules
 from mailgw.receive.authentication import ExchangeEnded, Logins, authenticate
+from mailgw.receive.disowning import disowned
 from mailgw.receive.intake import ENDLESS, NO_ROOM, Intake, Memory, Room
 from mailgw.receive.introduction import greeted, introduced, together
 from mailgw.receive.telling import Ruling, Teller
@@ -501,9 +502,15 @@ class Conversation:
         trace = received(self._from_and_by, transaction.number, transaction.only_recipient(), now)
         if smtputf8:
             self._from_and_by = ""  # the next transaction may want it in ASCII
-        added = findings.header() + trace
-        if starts_folded(content):
-            added += b"\r\n"  # white space at the very beginning would continue our own field: it becomes body
+        added = findings.header(reception.identity.hostname) + trace
+        try:
+            # Now, when who verifies signatures has seen it as it came.
+            content = disowned(content, reception.identity.hostname)
+            if starts_folded(content):
+                added += b"\r\n"  # white space at the very beginning would continue our own field: it becomes body
+        except OSError as problem:
+            self._refuse("data", Ruling("store", _TROUBLE, repr(problem)))
+            return
         content = Content(content.original, content.original_size, added)
         await self._put(transaction, transaction.envelope(self._client, is_ascii, now), content)
 

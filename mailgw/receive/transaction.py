@@ -6,6 +6,7 @@ from attrs import field, mutable
 
 from mailgw.receive.asking import Asked
 from mailgw.receive.intake import Intake
+from mailgw.senderauth.results import authentication_results
 from mailgw.smtp.events import Mail
 from mailgw.values.address import Address
 from mailgw.values.content import Content
@@ -46,9 +47,10 @@ class Findings:
         self.headers += decision.headers
         self.results += decision.results
 
-    def header(self) -> bytes:
-        """The header fields to lay on top: above our own Received: field (RFC 8601 §4)."""
-        return "".join([f"{field.name}: {field.value}\r\n" for field in self.headers]).encode()
+    def header(self, authserv_id: str) -> bytes:
+        """The header fields to lay on top: above our own Received: field (RFC 8601 §4), one for all results first."""
+        results = authentication_results(authserv_id, self.results) if self.results else ""
+        return (results + "".join([f"{field.name}: {field.value}\r\n" for field in self.headers])).encode()
 
 
 @mutable

@@ -165,7 +165,8 @@ class _Asking:
                 return SpfAnswer(result, domain, explanation, "", mechanism.text, record.text[:_MOST_SHOWN], domain, path)
         if record.redirect:
             return await self.redirected(record, domain, depth, is_own)
-        return SpfAnswer("neutral", domain, "", "nothing in the record matches", "", record.text[:_MOST_SHOWN], domain, tuple(self.way))  # §4.7
+        unmatched = "nothing in the record matches"  # §4.7
+        return SpfAnswer("neutral", domain, "", unmatched, "", record.text[:_MOST_SHOWN], domain, tuple(self.way))
 
     async def redirected(self, record: SpfRecord, domain: str, depth: int, is_own: bool) -> SpfAnswer:
         """§6.1."""

@@ -1,0 +1,51 @@
+"""Results of authentication that somebody else wrote in our name (RFC 8601 §5): they lose the name of the field.
+
+The name is written over by another one of the same length, so nothing moves, however big the message is, and what was claimed can
+still be read.
+"""
+
+import re
+from collections.abc import Iterator
+from mmap import ACCESS_WRITE, mmap
+
+from mailgw.receive.trace import starts_folded
+from mailgw.senderauth.results import is_named
+from mailgw.values.content import Content
+
+__all__ = ["INSTEAD", "disowned"]
+
+_NAME = b"authentication-results"
+INSTEAD = b"X-Foreign-Auth-Results"
+_FIELD = re.compile(rb"(?:\A|[\r\n])(authentication-results)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)", re.IGNORECASE)
+
+
+def disowned(content: Content, authserv_id: str) -> Content:
+    """The same message, if no field in it speaks for ``authserv_id``. A file is written in place. Raises OSError."""
+    original = content.original
+    if isinstance(original, bytes):
+        end = original.find(b"\r\n\r\n")
+        head = original if end < 0 else original[:end]
+        if _NAME not in head.lower() or starts_folded(content):
+            return content
+        changed = bytearray(original)
+        for at in _claims(head, authserv_id):
+            changed[at : at + len(INSTEAD)] = INSTEAD
+        return Content(bytes(changed), content.original_size, content.added)
+    if starts_folded(content):
+        return content
+    with original.open("r+b") as file, mmap(file.fileno(), 0, access=ACCESS_WRITE) as whole:
+        end = whole.find(b"\r\n\r\n")
+        head = whole[:] if end < 0 else whole[:end]
+        if _NAME in head.lower():
+            for at in _claims(head, authserv_id):
+                whole[at : at + len(INSTEAD)] = INSTEAD
+    return content
+
+
+def _claims(head: bytes, authserv_id: str) -> Iterator[int]:
+    """Where the names of such fields begin."""
+    if head.startswith(b"\r\n"):
+        return  # there is no header section
+    for match in _FIELD.finditer(head):
+        if is_named(authserv_id, match[2].decode("utf-8", "replace")):
+            yield match.start(1)
