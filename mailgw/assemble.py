@@ -52,11 +52,12 @@ from mailgw.routes.by_table import ByTable
 from mailgw.routes.by_tag import ByTag
 from mailgw.routes.default import Default
 from mailgw.routing import Routing, Rule
+from mailgw.smtp.answers import ServerSettings
 from mailgw.values.address import Address, BadAddress
 from mailgw.values.decision import Decision, proceed
 from mailgw.values.facts import RecipientFacts
 
-__all__ = ["House", "Identity", "Parts", "build_parts", "guard_of", "load", "pop3_of", "porter_of"]
+__all__ = ["House", "Identity", "Parts", "build_parts", "closable", "engine_of", "guard_of", "load", "pop3_of", "porter_of"]
 
 House = Mapping[InterfaceClass, object]
 """The providers for `given` fields."""
@@ -131,6 +132,37 @@ def porter_of(listener: Listener, parts: Parts, journal: Journal, clock: IReacto
         guard=guard,
         allow_cleartext=listener.allow_cleartext_auth,
     )
+
+
+def engine_of(listener: Listener, configuration: Configuration) -> ServerSettings:
+    """What the SMTP engine of a listener is told."""
+    server = configuration.server
+    return ServerSettings(
+        hostname=server.hostname,
+        starttls=bool(listener.tls) and listener.starttls != "never",
+        require_tls=listener.starttls == "require",
+        require_auth=listener.kind == "submission",
+        max_message_size=listener.max_message_size,
+        max_text_line=listener.max_text_line,
+        max_recipients=listener.max_recipients,
+        max_errors=listener.max_errors,
+        max_commands=listener.max_commands,
+        fix_line_ends=listener.line_endings == "fix",
+        expands=listener.aliases is not None,
+        authenticates=bool(listener.accounts),
+        soft_bounce=server.soft_bounce,
+    )
+
+
+def closable(parts: Parts) -> list[Any]:
+    """The components that have a `close()`, which is called once, at their end."""
+    components: list[Any] = [*parts.gateways.values(), *(one.component for one in parts.accounts.values())]
+    components += [rule.recipients for rule in parts.routing.rules] + [rule.route for rule in parts.routing.rules]
+    for rules in parts.rules.values():
+        for stage in (rules.client, rules.sender, rules.relay, rules.recipient, rules.content):
+            components += [asked.component for asked in stage]
+    unique = {id(component): component for component in components}
+    return [component for component in unique.values() if callable(getattr(component, "close", None))]
 
 
 def pop3_of(

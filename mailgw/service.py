@@ -23,7 +23,7 @@ from mailgw.admin.selecting import MOST
 from mailgw.admin.signpost import Signpost
 from mailgw.admin.socket import AdminSocket, SocketInUse
 from mailgw.admin.together import Together
-from mailgw.assemble import House, Parts, guard_of, pop3_of, porter_of
+from mailgw.assemble import House, Parts, closable, engine_of, guard_of, pop3_of, porter_of
 from mailgw.config.model import Configuration
 from mailgw.descriptors import Descriptors, raise_limit
 from mailgw.interfaces import IClock, IDialer, IIdentity, IMemory, IObserver, IPostOffice, StoreUnavailable
@@ -37,7 +37,6 @@ from mailgw.part import Part, Post, Queue, left_over
 from mailgw.queue.dispatcher import Dispatcher
 from mailgw.receive.conversation import Reception
 from mailgw.receive.protocol import SmtpFactory
-from mailgw.smtp.answers import ServerSettings
 from mailgw.storage.parts import part_of
 from mailgw.storage.sqlite import SqliteStore
 from mailgw.timekeeping import Timekeeper
@@ -211,21 +210,7 @@ class MailGateway(Service):
         reception = Reception(
             listener=listener.name,
             kind=listener.smtp_kind,
-            engine=ServerSettings(
-                hostname=server.hostname,
-                starttls=one.tls is not None and listener.starttls != "never",
-                require_tls=listener.starttls == "require",
-                require_auth=listener.kind == "submission",
-                max_message_size=listener.max_message_size,
-                max_text_line=listener.max_text_line,
-                max_recipients=listener.max_recipients,
-                max_errors=listener.max_errors,
-                max_commands=listener.max_commands,
-                fix_line_ends=listener.line_endings == "fix",
-                expands=listener.aliases is not None,
-                authenticates=bool(listener.accounts),
-                soft_bounce=server.soft_bounce,
-            ),
+            engine=engine_of(listener, self._configuration),
             rules=self._parts.rules[listener.name],
             routing=self._parts.routing,
             store=store,
@@ -282,7 +267,7 @@ class MailGateway(Service):
             if stop is not None:
                 await stop
         await self._queue.stop(max(1.0, grace - (self._reactor.seconds() - began)))
-        for component in _closable(self._parts):
+        for component in closable(self._parts):
             component.close()
         if self._admin is not None:
             await self._admin.stopService()
@@ -372,17 +357,6 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-
-
-def _closable(parts: Parts) -> list[Any]:
-    # A component may have a `close()`; it is called once, at the end.
-    components: list[Any] = [*parts.gateways.values(), *(one.component for one in parts.accounts.values())]
-    components += [rule.recipients for rule in parts.routing.rules] + [rule.route for rule in parts.routing.rules]
-    for rules in parts.rules.values():
-        for stage in (rules.client, rules.sender, rules.relay, rules.recipient, rules.content):
-            components += [asked.component for asked in stage]
-    unique = {id(component): component for component in components}
-    return [component for component in unique.values() if callable(getattr(component, "close", None))]
 
 
 def give_up(text: str) -> NoReturn:

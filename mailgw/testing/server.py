@@ -6,12 +6,9 @@ from random import Random
 from typing import Any
 
 from attrs import define, evolve, field, frozen
-from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
-from zope.interface import directlyProvides, implementer
+from zope.interface import implementer
 
 from mailgw.credentials import IAccounts, ILoginGuard
 from mailgw.interfaces import IIdentity, IObserver, IQueueStore
@@ -20,6 +17,7 @@ from mailgw.login.portal import Accounts
 from mailgw.login.porter import Porter
 from mailgw.receive.asking import Asked, Rules
 from mailgw.receive.conversation import Reception
+from mailgw.receive.in_memory import connect
 from mailgw.receive.protocol import SmtpFactory
 from mailgw.receive.proxying import ProxyFactory
 from mailgw.routes.default import Default
@@ -58,37 +56,6 @@ class Notes:
         return [event for event in self.events if type(event) is kind]
 
 
-class _Transport(StringTransport):
-    # What StringTransport lacks: the end by force, and the beginning of TLS.
-    disconnected = False
-
-    def abortConnection(self) -> None:  # noqa: N802
-        self.loseConnection()  # type: ignore[no-untyped-call]
-
-    def startTLS(self, factory: Any) -> None:  # noqa: N802
-        self.in_tls = factory
-
-    def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802
-        """There is nothing to delay."""
-
-    def getHandle(self) -> Any:  # noqa: N802
-        return _Handle()
-
-
-class _Handle:
-    def get_protocol_version_name(self) -> str:
-        return "TLSv1.3"
-
-    def get_cipher_name(self) -> str:
-        return "TLS_AES_256_GCM_SHA384"
-
-    def export_keying_material(self, label: bytes, length: int, context: bytes) -> bytes:  # noqa: ARG002
-        return bytes(length)
-
-    def get_peer_certificate(self) -> None:
-        return None
-
-
 @define
 class Talk:
     """One connection to a `MemoryServer`."""
@@ -112,7 +79,7 @@ class Talk:
         """What the server has said since this was last asked."""
         said = self.transport.value()
         self.transport.clear()
-        if getattr(self.transport, "in_tls", None) is not None:
+        if self.transport.in_tls is not None:
             self.transport.in_tls = None
             self.protocol.handshakeCompleted()
         return str(said, "utf-8")
@@ -218,11 +185,4 @@ class MemoryServer:
 
     def connect(self, ip: str = "192.0.2.99", port: int = 40000, tls: bool = False) -> Talk:
         """Connect a client; the greeting is the first thing to be heard, with implicit ``tls`` after `Talk.shake_hands`."""
-        kind = IPv6Address if ":" in ip else IPv4Address
-        address = kind("TCP", ip, port)
-        transport: Any = _Transport(peerAddress=address)  # type: ignore[no-untyped-call]
-        if tls:
-            directlyProvides(transport, ISSLTransport)
-        transport.protocol = self.entrance.buildProtocol(address)
-        transport.protocol.makeConnection(transport)
-        return Talk(transport)
+        return Talk(connect(self.entrance, ip, port, tls))
