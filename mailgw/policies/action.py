@@ -1,10 +1,13 @@
 """What a policy does about what it found, as its table says."""
 
+from collections.abc import Sequence
 from typing import Literal
 
-from mailgw.values.decision import Decision, Evidence, defer, discard, proceed, quarantine, reject
+from attrs import evolve
 
-__all__ = ["Action", "act"]
+from mailgw.values.decision import Decision, Evidence, Verdict, defer, discard, proceed, quarantine, reject
+
+__all__ = ["Action", "act", "together"]
 
 Action = Literal["reject", "defer", "quarantine", "discard", "tag", "pass"]
 
@@ -37,3 +40,23 @@ def act(
             return proceed(tags={tag} if tag else set(), why=why, evidence=evidence)
         case "pass":
             return proceed(why=why, evidence=evidence)
+
+
+_WEIGHT = {Verdict.REJECT: 4, Verdict.DEFER: 3, Verdict.DISCARD: 2, Verdict.QUARANTINE: 1, Verdict.PROCEED: 0}
+
+
+def together(decisions: Sequence[Decision]) -> Decision:
+    """One decision of several: the first of the severest, with the tags and the grounds of all."""
+    if not decisions:
+        return _FINE
+    severest = max(decisions, key=lambda one: _WEIGHT[one.verdict])
+    if len(decisions) == 1:
+        return severest
+    return evolve(
+        severest,
+        tags=frozenset().union(*[one.tags for one in decisions]),
+        evidence=tuple(evidence for one in decisions for evidence in one.evidence),
+    )
+
+
+_FINE = proceed()
