@@ -15,6 +15,7 @@ from mailgw.admin.options import speaking, with_json
 from mailgw.admin.queue_commands import queue
 from mailgw.admin.record_commands import explain, log, policy
 from mailgw.admin.speaking import Speaker
+from mailgw.admin.spf_command import spf
 from mailgw.admin.still_house import still_house
 from mailgw.admin.tables import Column, Printer, readable_age, readable_size
 from mailgw.components import Listing, catalogue
@@ -62,6 +63,7 @@ main.add_command(fetched)
 main.add_command(explain)
 main.add_command(log)
 main.add_command(policy)
+main.add_command(spf)
 
 
 @main.command()

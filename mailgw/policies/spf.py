@@ -33,9 +33,9 @@ def _parse_pattern(text: str) -> str:
 class Spf:
     """``type = "spf"``: asks the record of the sender's domain, and of the HELO name, whether the client may send for them.
 
-    Nothing is asked about who has logged in. For each result that is no "pass", "none" or "neutral" there is a consequence: reject, defer, quarantine, discard, or mark, which lets
-    it through with the tag ``spf-RESULT``. For the null reverse-path the HELO name stands in. All results go to later policies and into the
-    Authentication-Results field.
+    Nothing is asked about who has logged in. For each result but "pass", "none" and "neutral" there is a consequence: reject, defer,
+    quarantine, discard, or mark, which lets it through with the tag ``spf-RESULT`` (``spf-helo-RESULT``). For the null reverse-path the
+    HELO name stands in. All results go to later policies and into the Authentication-Results field.
     """
 
     fail: Consequence = "reject"
