@@ -105,6 +105,8 @@ def _worker(
         with suppress(ReactorNotRunning):
             loop.stop()
 
+    # A terminal's Ctrl-C reaches us and our parent, which then tells us once more.
+    loop.addSystemEventTrigger("before", "shutdown", _ignore, signal.SIGTERM, signal.SIGINT)
     loop.callWhenRunning(Lifeline, sys.__stdin__.fileno() if sys.__stdin__ is not None else 0, loop, orphaned)
     return gateway
 
@@ -115,10 +117,13 @@ def _observers(json_path: Path | None, worker: int | None = None) -> list[IObser
 
 
 def _survive(*numbers: signal.Signals) -> None:
+    _ignore(*[number for number in numbers if signal.getsignal(number) is signal.SIG_DFL])
+
+
+def _ignore(*numbers: signal.Signals) -> None:
     # A handler and not SIG_IGN, which the programs that gateways start would inherit.
     for number in numbers:
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, lambda caught, frame: None)  # noqa: ARG005 - what signal.signal calls
+        signal.signal(number, lambda caught, frame: None)  # noqa: ARG005 - what signal.signal calls
 
 
 def _ready(demo_folder: Path | None) -> None:

@@ -276,6 +276,8 @@ def test_a_stop_lets_transactions_end(tmp_path):
         both.parent.terminate()
         for client in clients[3:]:
             assert client.getreply() == (421, b"4.3.2 shutting down")
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)  # once more, as a terminal does
         wait_until(lambda: not answers(both.port), "the port's closing")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", both.port), timeout=5)
@@ -286,6 +288,7 @@ def test_a_stop_lets_transactions_end(tmp_path):
         for client in clients:
             client.close()
         assert not [pid for pid in pids if is_running(pid)]
+    assert "Traceback" not in both.log.read_text()
 
 
 def test_without_their_parent_they_end_and_a_new_one_can_begin(tmp_path):
