@@ -3,10 +3,12 @@
 import base64
 import re
 import smtplib
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
-from processes import PATIENCE, SmtpSink, gateway_in, wait_until
+from processes import PATIENCE, SmtpSink, gateway_in, need, wait_until
 
 pytestmark = pytest.mark.live
 
@@ -185,3 +187,35 @@ def test_who_has_fetched_mail_may_send(tmp_path, sink):
         checked = gateway.cli("check")
         assert checked.returncode == 0, checked.stderr
         assert re.search(r"mx +stranger +@ours +- *|mx +stranger", checked.stdout)
+
+
+def test_workers_count_together(tmp_path, sink):
+    gateway = gateway_in(
+        tmp_path / "gw",
+        REST.format(sink=sink.address, logins=""),
+        server="workers = 2",
+        listen='accounts = "staff"\nallow_cleartext_auth = true\npolicies = ["own-address", "hourly"]',
+    )
+    (gateway.folder / "users").write_text(f"anna:{{PLAIN}}{PASSWORD}\n")
+    (gateway.folder / "users").chmod(0o600)
+    with gateway:
+        codes = []
+        for number in range(30):  # a connection each, so that both workers get some
+            with connect(gateway, ATTACKER) as client:
+                codes.append(attempt(client, f"wrong{number}")[0])
+        assert codes == [535] * 19 + [421] * 11
+        log = wait_until(lambda: " banned client=" in gateway.log.read_text() and gateway.log.read_text(), "the ban in the log")
+        assert {worker for worker in ("1", "2") if f"worker={worker} [mailgw#info] session" in log} == {"1", "2"}
+        assert log.count(" banned client=") == 1
+        status = gateway.cli("status").stdout
+        assert re.search(r"banned networks: +1\nfailures this hour: +2[0-9]\n", status), status
+        assert gateway.cli("bans", "lift", "--all").stdout == "127.0.0.66/32 may log in again\n"
+
+
+def test_fail2ban_reads_a_real_log(tmp_path, gateway):
+    tester = need("fail2ban-regex")
+    assert wrong_passwords(gateway, 3) == [535] * 3
+    log = wait_until(lambda: gateway.log.read_text().count("login failed:") == 3 and gateway.log, "the lines in the log")
+    rules = Path(__file__).parents[2] / "etc/fail2ban/filter.d/mailgw.conf"
+    done = subprocess.run([tester, "--out", "ip", log, rules], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout.split() == [ATTACKER] * 3

@@ -54,7 +54,7 @@ def matched(tester, tmp_path, lines):
 
 
 def stamped(event, who=""):
-    return f"2026-11-22T05:00:00+0000 [mailgw#info] {who}{line_of(event)}"
+    return f"2026-11-22T05:00:00+0000 {who}[mailgw#info] {line_of(event)}"
 
 
 @pytest.mark.parametrize("who", ["", "worker=12 "])
