@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from secrets import token_hex
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -10,7 +11,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-__all__ = ["HOW_TO", "prepare"]
+from mailgw.login.schemes import make
+
+__all__ = ["how_to", "prepare"]
+
+USER = "me@example.org"
+_BESIDE = "password"  # the file with it
 
 CONFIGURATION = """\
 # The demo: a complete configuration, safe to play with. Change it and start again, or remove this folder to begin anew.
@@ -26,6 +32,11 @@ key         = { file = "key.pem" }
 [domains]
 ours = ["example.org"]
 
+# ── Who can log in ──
+[accounts.people]
+type = "password-file"
+path = "users"                                # mailgw account add people ben@example.org
+
 # ── Where mail comes in: loopback only ──
 [listen.mx]
 kind     = "relay"
@@ -35,11 +46,15 @@ line_endings = "fix"                          # curl and shell scripts send bare
 kind     = "submission"                       # always authenticated, always TLS
 endpoint = "tcp:2587:interface=127.0.0.1"
 starttls = "require"
+accounts = "people"
 
-# ── Who may send where: everybody to us, nobody anywhere else ──
+# ── Who may send where: everybody to us, who has logged in anywhere ──
 [[permit]]
 on = "mx"
 to = "@ours"
+[[permit]]
+on = "submission"
+authenticated = true
 
 # ── Where mail goes ──
 [[route]]
@@ -57,7 +72,7 @@ type = "maildir"
 path = "outbox"
 """
 
-HOW_TO = """\
+_HOW_TO = """\
 
 mailgw demo: relay on 127.0.0.1:2525, submission on 127.0.0.1:2587, everything in {folder}/
 
@@ -65,6 +80,9 @@ mailgw demo: relay on 127.0.0.1:2525, submission on 127.0.0.1:2587, everything i
                or   swaks --server 127.0.0.1:2525 --tls --from me@example.com --to you@example.org
   Read it:          cat {folder}/mail/you/new/*
   Try to relay:     swaks --server 127.0.0.1:2525 --from me@example.com --to you@elsewhere.example
+  Log in:           swaks --server 127.0.0.1:2587 --tls --auth PLAIN --auth-user {user} --auth-password {password} \\
+                          --from {user} --to you@elsewhere.example
+                    and see {folder}/outbox/new/*
   Ask:              {mailgw} status; {mailgw} route you@example.org; {mailgw} queue list
   Change it:        {folder}/mailgw.toml
 
@@ -76,10 +94,27 @@ def prepare(folder: Path) -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (folder / "certificate.pem").exists() or not (folder / "key.pem").exists():
         _make_certificate(folder, datetime.now(UTC))
+    if not (folder / "users").exists():
+        _make_account(folder)
     configuration = folder / "mailgw.toml"
     if not configuration.exists():
         configuration.write_text(CONFIGURATION)
     return configuration
+
+
+def how_to(folder: Path, mailgw: Path) -> str:
+    """What to try with the demo in ``folder``; ``mailgw`` is the path of the command."""
+    beside = folder / _BESIDE
+    return _HOW_TO.format(folder=folder, mailgw=mailgw, user=USER, password=beside.read_text().strip() if beside.exists() else "...")
+
+
+def _make_account(folder: Path) -> None:
+    # In clear beside the account, so that the next start can show it, too: it opens nothing but this demo.
+    password = token_hex(6)
+    for name, text in ((_BESIDE, password), ("users", f"{USER}:{make('scram-sha-256', password)}")):
+        path = folder / name
+        path.touch(mode=0o600)
+        path.write_text(f"{text}\n")
 
 
 def _make_certificate(folder: Path, now: datetime) -> None:

@@ -129,7 +129,7 @@ def _ignore(*numbers: signal.Signals) -> None:
 def _ready(demo_folder: Path | None) -> None:
     # Past the log, which has taken over sys.stdout.
     if demo_folder is not None and sys.__stdout__ is not None:
-        sys.__stdout__.write(demo.HOW_TO.format(folder=demo_folder, mailgw=Path(sys.argv[0]).with_name("mailgw")))
+        sys.__stdout__.write(demo.how_to(demo_folder, Path(sys.argv[0]).with_name("mailgw")))
         sys.__stdout__.flush()
 
 

@@ -144,6 +144,11 @@ def _check_use(configuration: Configuration, members: Set[str], report: Report) 
     _unused("tls", configuration.tls, {one.tls for one in listeners}, "no listener", report)
     if not any(rule.part or rule.table for rule in configuration.route):  # these may name any gateway
         _unused("gateway", configuration.gateway, {rule.gateway for rule in configuration.route} | members, "no route", report)
+    for rule in configuration.permit:
+        submission = [name for name in rule.on if name in configuration.listen and configuration.listen[name].kind == "submission"]
+        if submission and not rule.authenticated and rule.part is None:
+            text = f'permits only who has logged in on "{submission[0]}", as submission takes no other mail: say authenticated = true'
+            report.warning(rule.at, text)
     for name, listener in configuration.listen.items():
         if listener.kind == "pop3":
             continue

@@ -151,7 +151,38 @@ def test_a_gateway_is_used_where_another_one_names_it(folder: Path) -> None:
 
 def test_submission_without_accounts(folder: Path) -> None:
     _, problems = checked(folder, old='kind = "relay"', new='kind = "submission"')
-    assert problems == ["DIR/mailgw.toml:7: warning: [listen.mx] takes no mail at all: it has no accounts, so nobody can log in"]
+    assert problems == [
+        "DIR/mailgw.toml:7: warning: [listen.mx] takes no mail at all: it has no accounts, so nobody can log in",
+        'DIR/mailgw.toml:10: warning: [[permit]] permits only who has logged in on "mx", as submission takes no other mail: '
+        "say authenticated = true",
+    ]
+
+
+def test_submission_that_wants_no_login(folder: Path) -> None:
+    permit = '[[permit]]\non = "users"\nto = "example.org"\nauthenticated = false\n'
+    result, problems = checked(folder, f'[listen.users]\nkind = "submission"\nendpoint = "tcp:587"\n{permit}')
+    assert [problem for problem in problems if "warning" not in problem] == [
+        'DIR/mailgw.toml:24: [[permit]] authenticated: false is not possible on "users": a submission listener takes '
+        "no mail from who has not logged in"
+    ]
+    assert not result.is_usable
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "warned"), [("tcp:25", True), ("tcp:25:interface=127.0.0.1", False), ("unix:/run/x", False), ("tls:25", False)]
+)
+def test_logins_in_clear(folder: Path, endpoint: str, warned: bool) -> None:
+    accounts = '[accounts.a]\ntype = "certificates"\nany_address = true\n'
+    new = f'endpoint = "{endpoint}"\naccounts = "a"\nallow_cleartext_auth = true'
+    _, problems = checked(folder, accounts, old='endpoint = "tcp:25"', new=new)
+    assert [problem.partition("warning: ")[2] for problem in problems] == (
+        [
+            "[listen.mx] allow_cleartext_auth: lets clients log in where others may listen; "
+            "only mechanisms that show no password are offered to them there"
+        ]
+        if warned
+        else []
+    )
 
 
 def test_errors_inside_and_outside_are_told_together(folder: Path) -> None:

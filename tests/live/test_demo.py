@@ -90,6 +90,19 @@ def test_submission_wants_tls_and_a_login(demo):
         assert client.mail("me@example.com") == (530, b"5.7.0 authentication required")
 
 
+def test_who_logs_in_may_send_anywhere(demo):
+    said = wait_until(lambda: "Log in:" in (demo / "out").read_text() and (demo / "out").read_text(), "the instructions")
+    user, password = re.search(r"--auth-user (\S+) --auth-password (\S+) ", said).groups()
+    assert (demo / "demo" / "password").stat().st_mode & 0o777 == (demo / "demo" / "users").stat().st_mode & 0o777 == 0o600
+    assert password not in (demo / "demo" / "users").read_text()
+    with smtplib.SMTP("127.0.0.1", 2587, timeout=PATIENCE) as client:
+        client.starttls()
+        client.login(user, password)
+        client.sendmail(user, ["you@elsewhere.example"], MESSAGE.replace("\n", "\r\n"))
+    [mail] = wait_until(lambda: mails(demo / "demo" / "outbox"), "mail in the outbox")
+    assert b" with ESMTPSA\n" in mail
+
+
 def test_the_command_line_finds_the_demo(demo):
     def ask(*words):
         return subprocess.run([BIN / "mailgw", *words], cwd=demo, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
