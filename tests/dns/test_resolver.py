@@ -4,11 +4,9 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.names import dns
-from twisted.names.error import DNSNameError, DNSQueryRefusedError, DNSServerError
 from zope.interface.verify import verifyObject
 
 from mailgw.dns.resolver import Resolver
@@ -17,20 +15,27 @@ from mailgw.testing.running import run
 
 
 class Client:
-    """A twisted.names resolver with an answer for each (name, type)."""
+    """Name servers with an answer for each (name, type): records, a message, or an exception."""
 
     def __init__(self, answers: dict[tuple[str, int], Any]) -> None:
         self.answers = answers
         self.asked: list[tuple[str, int]] = []
 
-    def query(self, query: dns.Query) -> Deferred[Any]:
-        key = (query.name.name.decode(), query.type)
-        self.asked.append(key)
-        answer = self.answers.get(key, [])
+    async def ask(self, name: str, kind: int) -> dns.Message:
+        self.asked.append((name, kind))
+        answer = self.answers.get((name, kind), [])
+        if isinstance(answer, Deferred):
+            answer = await answer
         if isinstance(answer, Exception):
-            return fail(answer)
-        authority = [r for r in answer if r.type == dns.SOA]
-        return succeed(([r for r in answer if r.type != dns.SOA], authority, []))
+            raise answer
+        return answer if isinstance(answer, dns.Message) else message(answer)
+
+
+def message(records: list[dns.RRHeader], code: int = dns.OK) -> dns.Message:
+    made = dns.Message(answer=1, rCode=code)
+    made.authority = [one for one in records if one.type == dns.SOA]
+    made.answers = [one for one in records if one.type != dns.SOA]
+    return made
 
 
 def rr(name: str, payload: Any, ttl: int = 300) -> dns.RRHeader:
@@ -41,10 +46,8 @@ def soa(ttl: int = 300, minimum: int = 300) -> dns.RRHeader:
     return rr("example.org", dns.Record_SOA("ns.example.org", "root.example.org", minimum=minimum, ttl=ttl), ttl)
 
 
-def nxdomain(*authority: dns.RRHeader) -> DNSNameError:
-    message = dns.Message()
-    message.authority = list(authority)
-    return DNSNameError(message)
+def nxdomain(*records: dns.RRHeader) -> dns.Message:
+    return message(list(records), dns.ENAME)
 
 
 ALIAS = rr("www.example.org", dns.Record_CNAME("example.org"))
@@ -93,6 +96,12 @@ TABLE: dict[str, tuple[str, str, dict[tuple[str, int], Any], Answer]] = {
         {("www.example.org", dns.A): [ALIAS], ("example.org", dns.A): nxdomain()},
         Answer((), False),
     ),
+    "alias to nothing, all in one response": (
+        "www.example.org",
+        "A",
+        {("www.example.org", dns.A): nxdomain(ALIAS, soa())},
+        Answer((), False),
+    ),
     "no such name": ("example.org", "A", {("example.org", dns.A): nxdomain()}, Answer((), False)),
     "no such records": ("example.org", "A", {}, Answer(())),
     "records of another name are not believed": (
@@ -115,13 +124,11 @@ def test_lookup(case: str) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        DNSServerError(dns.Message()),
-        DNSQueryRefusedError(dns.Message()),
-        DeferredTimeout(),
+        LookupFailed("the server failed"),
         OSError("no route"),
         [rr("example.org", dns.Record_CNAME("example.org"))],
     ],
-    ids=["SERVFAIL", "REFUSED", "time-out", "network", "alias of itself"],
+    ids=["no answer", "network", "alias of itself"],
 )
 def test_try_later(answer: Any) -> None:
     with pytest.raises(LookupFailed, match=r"example\.org A: "):
@@ -154,7 +161,7 @@ def test_answers_are_kept_for_their_time(answer: Any, seconds: int) -> None:
 
 
 def test_failures_are_not_kept() -> None:
-    client = Client({("example.org", dns.A): DeferredTimeout()})
+    client = Client({("example.org", dns.A): LookupFailed("no answer in time")})
     resolver = Resolver(client, Clock())
     for _ in range(2):
         with pytest.raises(LookupFailed):
@@ -166,3 +173,49 @@ def test_contract() -> None:
     assert verifyObject(IResolver, Resolver(Client({}), Clock()))
     with pytest.raises(ValueError, match="none of"):
         run(Resolver(Client({}), Clock()).lookup("example.org", "NS"))
+
+
+def test_what_is_being_asked_is_not_asked_again() -> None:
+    answer: Deferred[Any] = Deferred()
+    client = Client({("example.org", dns.A): answer})
+    resolver = Resolver(client, Clock())
+    waiting = [Deferred.fromCoroutine(resolver.lookup(name, "A")) for name in ("example.org", "EXAMPLE.org", "example.org.")]
+    heard: list[Any] = []
+    for one in waiting:
+        one.addBoth(heard.append)
+    waiting[0].cancel()  # he who asked first goes: the others still get their answer
+    answer.callback([A])
+    assert heard[0].check(CancelledError)
+    assert heard[1:] == [Answer((IPv4Address("192.0.2.1"),))] * 2
+    assert len(client.asked) == 1
+    assert run(resolver.lookup("example.org", "A")) == heard[1]
+    assert (resolver.hits, resolver.misses, len(client.asked)) == (1, 1, 1)
+
+
+def test_a_failure_is_everybodys() -> None:
+    answer: Deferred[Any] = Deferred()
+    resolver = Resolver(Client({("example.org", dns.A): answer}), Clock())
+    waiting = [Deferred.fromCoroutine(resolver.lookup("example.org", "A")) for _ in range(2)]
+    heard: list[Any] = []
+    for one in waiting:
+        one.addErrback(lambda failure: heard.append(failure.type))
+    answer.callback(LookupFailed("no answer in time"))
+    assert heard == [LookupFailed, LookupFailed]
+
+
+def test_the_memory_for_answers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailgw.dns.resolver._MOST_KEPT", 10)
+    monkeypatch.setattr("mailgw.dns.resolver._MOST_OCTETS", 10_000)
+    names = [f"a{number}.example" for number in range(100)]
+    client = Client({(name, dns.A): [rr(name, dns.Record_A("192.0.2.1"))] for name in names})
+    resolver = Resolver(client, Clock())
+    for name in names:
+        run(resolver.lookup(name, "A"))
+    for name in names[-10:]:
+        run(resolver.lookup(name, "A"))
+    assert len(client.asked) == 100
+    big = rr("big.example", dns.Record_TXT(*[b"x" * 250] * 100))
+    client.answers["big.example", dns.TXT] = [big]
+    run(resolver.lookup("big.example", "TXT"))
+    run(resolver.lookup(names[-1], "A"))
+    assert len(client.asked) == 102  # nothing else had room beside it
