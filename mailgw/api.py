@@ -3,8 +3,19 @@
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from attrs import field, frozen
+from twisted.cred.credentials import IUsernameHashedPassword, IUsernamePassword
+from twisted.cred.error import UnauthorizedLogin
 from zope.interface import implementer
 
+from mailgw.credentials import (
+    AccountsUnavailable,
+    IAccounts,
+    IBearerToken,
+    IClientCertificate,
+    ISaslDialogue,
+    IScramProof,
+    ScramVerifier,
+)
 from mailgw.given import given
 from mailgw.interfaces import (
     Answer,
@@ -65,6 +76,7 @@ from mailgw.values.secret import Secret
 
 __all__ = [
     "NULL",
+    "AccountsUnavailable",
     "Address",
     "Answer",
     "AuthResult",
@@ -80,6 +92,9 @@ __all__ = [
     "GatewayName",
     "Handed",
     "HeaderField",
+    "IAccounts",
+    "IBearerToken",
+    "IClientCertificate",
     "IClientPolicy",
     "IClock",
     "IComponentFactory",
@@ -100,7 +115,11 @@ __all__ = [
     "IRelayPolicy",
     "IResolver",
     "IRoute",
+    "ISaslDialogue",
+    "IScramProof",
     "ISenderPolicy",
+    "IUsernameHashedPassword",
+    "IUsernamePassword",
     "LookupFailed",
     "MemoryUnavailable",
     "Outcome",
@@ -109,12 +128,14 @@ __all__ = [
     "RecipientFacts",
     "Reply",
     "Route",
+    "ScramVerifier",
     "Secret",
     "SenderFacts",
     "Shipment",
     "Size",
     "StoreUnavailable",
     "TlsFacts",
+    "UnauthorizedLogin",
     "Verdict",
     "defer",
     "delivered",

@@ -1,6 +1,7 @@
 """For plugin authors: facts with defaults, a clock, a zone, dialogs, gateways with scripted outcomes, contract suites."""
 
 from mailgw.storage.memory_in_process import InProcessMemory
+from mailgw.testing.accounts import Users
 from mailgw.testing.clock import StandingClock, at
 from mailgw.testing.facts import a_client, a_message, a_recipient, a_sender, a_shipment, an_address, an_envelope
 from mailgw.testing.gateways import ScriptedDomainGateway, ScriptedGateway
@@ -16,6 +17,7 @@ __all__ = [
     "ScriptedGateway",
     "StandingClock",
     "ThreadsAtOnce",
+    "Users",
     "a_client",
     "a_message",
     "a_recipient",
