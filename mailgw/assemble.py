@@ -44,6 +44,7 @@ from mailgw.policies.relay import Permit
 from mailgw.problems import BadConfiguration, Problem, Report, nearest
 from mailgw.queue.retry import Schedule
 from mailgw.receive.asking import Asked, Rules
+from mailgw.receive.conversation import Reception
 from mailgw.receive.peer import peer_of
 from mailgw.routes.all_of import AllOf
 from mailgw.routes.by_domain import ByDomain
@@ -57,7 +58,7 @@ from mailgw.values.address import Address, BadAddress
 from mailgw.values.decision import Decision, proceed
 from mailgw.values.facts import RecipientFacts
 
-__all__ = ["House", "Identity", "Parts", "build_parts", "closable", "engine_of", "guard_of", "load", "pop3_of", "porter_of"]
+__all__ = ["House", "Identity", "Parts", "build_parts", "closable", "guard_of", "load", "pop3_of", "porter_of", "reception_of"]
 
 House = Mapping[InterfaceClass, object]
 """The providers for `given` fields."""
@@ -134,10 +135,10 @@ def porter_of(listener: Listener, parts: Parts, journal: Journal, clock: IReacto
     )
 
 
-def engine_of(listener: Listener, configuration: Configuration) -> ServerSettings:
-    """What the SMTP engine of a listener is told."""
+def reception_of(listener: Listener, configuration: Configuration, parts: Parts, *, store: Any, **more: Any) -> Reception:
+    """What the conversations of a listener share; ``store`` has `incoming` and `room`, ``more`` goes to `Reception`."""
     server = configuration.server
-    return ServerSettings(
+    engine = ServerSettings(
         hostname=server.hostname,
         starttls=bool(listener.tls) and listener.starttls != "never",
         require_tls=listener.starttls == "require",
@@ -151,6 +152,23 @@ def engine_of(listener: Listener, configuration: Configuration) -> ServerSetting
         expands=listener.aliases is not None,
         authenticates=bool(listener.accounts),
         soft_bounce=server.soft_bounce,
+    )
+    return Reception(
+        listener=listener.name,
+        kind=listener.smtp_kind,
+        engine=engine,
+        rules=parts.rules[listener.name],
+        routing=parts.routing,
+        store=store,
+        incoming=store.incoming,
+        room=store.room,
+        max_hops=listener.max_hops,
+        command_timeout=listener.command_timeout,
+        data_timeout=listener.data_timeout,
+        message_timeout=listener.message_timeout,
+        session_timeout=listener.session_timeout,
+        xclient=listener.xclient,
+        **more,
     )
 
 

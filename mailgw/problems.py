@@ -64,7 +64,7 @@ class Report:
 
 
 _NAMED = ("listen", "policy", "gateway", "tls", "accounts")  # [table.NAME]
-_LISTED = ("permit", "route")  # [[table]]
+_LISTED = ("permit", "route", "case")  # [[table]]
 
 
 def spell(at: Place) -> str:

@@ -23,7 +23,7 @@ from mailgw.admin.selecting import MOST
 from mailgw.admin.signpost import Signpost
 from mailgw.admin.socket import AdminSocket, SocketInUse
 from mailgw.admin.together import Together
-from mailgw.assemble import House, Parts, closable, engine_of, guard_of, pop3_of, porter_of
+from mailgw.assemble import House, Parts, closable, guard_of, pop3_of, porter_of, reception_of
 from mailgw.config.model import Configuration
 from mailgw.descriptors import Descriptors, raise_limit
 from mailgw.interfaces import IClock, IDialer, IIdentity, IMemory, IObserver, IPostOffice, StoreUnavailable
@@ -35,7 +35,6 @@ from mailgw.observe.metrics import Metrics, Samples, gauges_of, page
 from mailgw.observe.records import Records, make_reference
 from mailgw.part import Part, Post, Queue, left_over
 from mailgw.queue.dispatcher import Dispatcher
-from mailgw.receive.conversation import Reception
 from mailgw.receive.protocol import SmtpFactory
 from mailgw.storage.parts import part_of
 from mailgw.storage.sqlite import SqliteStore
@@ -207,26 +206,16 @@ class MailGateway(Service):
         porter = porter_of(listener, self._parts, self._journal, self._reactor, server.hostname, self._throttle)
         if listener.kind == "pop3" and porter is not None:
             return pop3_of(listener, self._parts, self._house, self._journal, self._reactor, porter, one.tls, SystemRandom())
-        reception = Reception(
-            listener=listener.name,
-            kind=listener.smtp_kind,
-            engine=engine_of(listener, self._configuration),
-            rules=self._parts.rules[listener.name],
-            routing=self._parts.routing,
+        reception = reception_of(
+            listener,
+            self._configuration,
+            self._parts,
             store=store,
             offer=dispatcher.offer,
             journal=self._journal,
             identity=self._identity,
             clock=self._reactor,
-            incoming=store.incoming,
-            room=store.room,
-            max_hops=listener.max_hops,
-            command_timeout=listener.command_timeout,
-            data_timeout=listener.data_timeout,
-            message_timeout=listener.message_timeout,
-            session_timeout=listener.session_timeout,
             aliases=one.aliases,
-            xclient=listener.xclient,
             logins=porter,
             record=self._records.keep_record if self._records else None,
             reference=partial(make_reference, SystemRandom()) if self._records else None,

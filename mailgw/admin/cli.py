@@ -14,6 +14,7 @@ from mailgw.admin.login_commands import bans, fetched
 from mailgw.admin.options import speaking, with_json
 from mailgw.admin.queue_commands import queue
 from mailgw.admin.record_commands import explain, log, policy
+from mailgw.admin.simulate_commands import simulate_command
 from mailgw.admin.speaking import Speaker
 from mailgw.admin.spf_command import spf
 from mailgw.admin.still_house import still_house
@@ -63,6 +64,7 @@ main.add_command(fetched)
 main.add_command(explain)
 main.add_command(log)
 main.add_command(policy)
+main.add_command(simulate_command)
 main.add_command(spf)
 
 

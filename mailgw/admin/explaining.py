@@ -58,6 +58,7 @@ def tell(story: Story) -> Iterator[str]:
 
 
 def _headline(entry: Entry) -> Iterator[str]:
+    number = f" as message {entry['message']}" if "message" in entry else ""
     when, stage = _when(entry["time"]), _STAGES.get(entry["stage"], entry["stage"])
     by = f' by "{entry["by"]}"' if entry.get("by") else ""
     match entry["event"]:
@@ -65,9 +66,9 @@ def _headline(entry: Entry) -> Iterator[str]:
             yield entry["reply"]
             yield f"Refused {stage}{by}, {when}"
         case "accepted":
-            yield f"Accepted as message {entry['message']}, {when}"
+            yield f"Accepted{number}, {when}"
         case "held":
-            yield f"Accepted as message {entry['message']} and held{by}, {when}"
+            yield f"Accepted{number} and held{by}, {when}"
         case "discarded":
             yield f"Accepted and thrown away{by}, {when}"
         case _:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
+from attrs import frozen
 from twisted.internet.defer import fail
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IReactorProcess, IReactorThreads, IReactorTime
@@ -32,7 +33,7 @@ from mailgw.queue.post_office import PostOffice
 from mailgw.storage.memory_in_process import InProcessMemory
 from mailgw.values.address import Address
 
-__all__ = ["still_house"]
+__all__ = ["NoAgent", "NoDialer", "NoProcesses", "still_house"]
 
 _POSTMASTER = Address("postmaster", "localhost")
 _NOTHING_KNOWN = "what policies remember is not looked at while mailgw is not running"
@@ -47,13 +48,13 @@ def still_house(configuration: Configuration | None = None) -> House:
     time_of_day = _TimeOfDay()
     identity = Identity(server.hostname, server.postmaster) if server is not None else Identity("localhost", _POSTMASTER)
     return {
-        IAgent: _NoAgent(),
+        IAgent: NoAgent(WHY),
         IClock: time_of_day,
         IReactorTime: clock,
         IReactorThreads: _NoThreads(),
-        IReactorProcess: _NoProcesses(),
+        IReactorProcess: NoProcesses("no program is run while mailgw is not running"),
         IResolver: _NoResolver(),
-        IDialer: _NoDialer(),
+        IDialer: NoDialer(WHY),
         IMemory: InProcessMemory(time_of_day, trouble=MemoryUnavailable(_NOTHING_KNOWN)),
         IPostOffice: PostOffice(identity, time_of_day, Random()),
         IIdentity: identity,
@@ -73,21 +74,39 @@ class _NoResolver:
 
 
 @implementer(IDialer)
-class _NoDialer:
+@frozen
+class NoDialer:
+    """Opens no connection, and says why."""
+
+    why: str
+
     async def dial(self, where: str, factory: Any, timeout: float) -> Any:  # noqa: ARG002
-        raise ConnectError(string=f"{where}: {WHY}")  # type: ignore[no-untyped-call]
+        """Raises ConnectError."""
+        raise ConnectError(string=f"{where}: {self.why}")  # type: ignore[no-untyped-call]
 
 
 @implementer(IAgent)
-class _NoAgent:
+@frozen
+class NoAgent:
+    """Asks no web server, and says why."""
+
+    why: str
+
     def request(self, method: bytes, uri: bytes, headers: Any = None, bodyProducer: Any = None) -> Any:  # noqa: ARG002, N803
-        return fail(ConnectError(string=WHY))  # type: ignore[no-untyped-call]
+        """Fails with ConnectError."""
+        return fail(ConnectError(string=self.why))  # type: ignore[no-untyped-call]
 
 
 @implementer(IReactorProcess)
-class _NoProcesses:
+@frozen
+class NoProcesses:
+    """Starts no program, and says why."""
+
+    why: str
+
     def spawnProcess(self, *_: Any, **__: Any) -> Any:
-        raise OSError("no program is run while mailgw is not running")
+        """Raises OSError."""
+        raise OSError(self.why)
 
 
 @implementer(IReactorThreads)

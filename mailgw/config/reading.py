@@ -31,7 +31,7 @@ from mailgw.problems import BadConfiguration, Place, Problem, Report, nearest
 from mailgw.routes.patterns import tidy_pattern
 from mailgw.settings import Context, Network, Part, convert, fill, make
 
-__all__ = ["read", "read_text"]
+__all__ = ["read", "read_text", "syntax_problem"]
 
 _ONE_TABLE = ("logins", "records", "admin")
 _TABLES = ("server", "tls", "domains", "networks", "accounts", "listen", "permit", "policy", "route", "gateway", *_ONE_TABLE)
@@ -56,7 +56,7 @@ def read_text(text: str, source: str, folder: Path) -> Configuration:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as problem:
-        raise BadConfiguration([_syntax_error(str(problem), text, source)]) from None
+        raise BadConfiguration([syntax_problem(problem, text, source)]) from None
     lines = Lines(text)
     report = Report(lambda place: (source, lines[place]))
     reading = _Reading(document, folder, report)
@@ -66,7 +66,9 @@ def read_text(text: str, source: str, folder: Path) -> Configuration:
     return configuration
 
 
-def _syntax_error(text: str, document: str, source: str) -> Problem:
+def syntax_problem(error: tomllib.TOMLDecodeError, document: str, source: str) -> Problem:
+    """Where and why a document is no TOML."""
+    text = str(error)
     match = _TOML_PLACE.match(text)
     if not match:
         return Problem(source, 0, f"is not TOML: {text}")

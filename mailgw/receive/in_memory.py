@@ -1,5 +1,6 @@
 """A connection that exists in memory only: what a session writes to it somebody reads, and TLS is a word."""
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -16,10 +17,21 @@ class InMemoryTransport(StringTransport):
     protocol: Any = None  # what is at work on the connection at this moment
     disconnected = False
     in_tls: Any = None  # set when the server begins TLS: whoever plays the client says when the handshake is over
+    changed: Callable[[], object] = staticmethod(lambda: None)  # called when the server has written, or hung up
+
+    def write(self, data: bytes) -> None:
+        """Say something to the client."""
+        super().write(data)  # type: ignore[no-untyped-call]
+        self.changed()
+
+    def loseConnection(self) -> None:  # noqa: N802
+        """Hang up."""
+        super().loseConnection()  # type: ignore[no-untyped-call]
+        self.changed()
 
     def abortConnection(self) -> None:  # noqa: N802
         """End by force."""
-        self.loseConnection()  # type: ignore[no-untyped-call]
+        self.loseConnection()
 
     def startTLS(self, factory: Any) -> None:  # noqa: N802
         """Begin TLS."""
