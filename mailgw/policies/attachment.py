@@ -67,9 +67,11 @@ class Attachment:
     encrypted: Action = "pass"
     """What follows on an archive with encrypted members; their names are looked at all the same."""
     unlisted: Action = "pass"
-    """What follows on what cannot be looked into: 7z, RAR, CAB, archives three deep, and what is beyond the bounds."""
+    """What follows on archives that cannot be looked into: 7z, RAR, CAB, and archives three deep."""
     broken: Action = "pass"
     """What follows on archives that cannot be read."""
+    beyond: Action = "reject"
+    """What follows on what is beyond the bounds below: it is not looked at to its end."""
     max_parts: int = 500
     max_members: int = 1000
     """Members of all archives of a message."""
@@ -97,7 +99,7 @@ class Attachment:
             text = "the message cannot be looked into"
             evidence = (Evidence("message", str(problem), "its parts"),)
             remedy = "a simpler message"
-            found.append(act(self.unlisted, text, status="6.0", why=str(problem), tag=self.tag, evidence=evidence, remedy=remedy))
+            found.append(act(self.beyond, text, status="6.0", why=str(problem), tag=self.tag, evidence=evidence, remedy=remedy))
         return together(found)
 
     def _about(self, part: MimePart, bounds: Bounds) -> Iterator[Decision]:
@@ -140,6 +142,7 @@ class Attachment:
         action, text = {
             "encrypted": (self.encrypted, "encrypted archives are not accepted here"),
             "unlisted": (self.unlisted, "archives that cannot be looked into are not accepted here"),
+            "beyond": (self.beyond, "archives that unpack to so much are not accepted here"),
             "broken": (self.broken, "broken archives are not accepted here"),
         }[what]
         evidence = (Evidence("attachment", _clean(name), source), Evidence(what, action, _SETTINGS))

@@ -32,7 +32,7 @@ _ENCRYPTED = 0x1  # the flag of a zip member
 class Found:
     """One thing that is worth an opinion: a file, or why there may be more that nobody has seen."""
 
-    what: Literal["file", "encrypted", "unlisted", "broken"]
+    what: Literal["file", "encrypted", "unlisted", "beyond", "broken"]
     name: str
     head: bytes = b""  # its first octets, of a file
 
@@ -86,7 +86,7 @@ def members_of(name: str, data: bytes, bounds: Bounds, depth: int = 2) -> Iterat
         try:
             yield from look(name, data, bounds, depth)
         except _TooMuch as problem:
-            yield Found("unlisted", f"{name}: {problem}")
+            yield Found("beyond", f"{name}: {problem}")
         # What the readers of the standard library raise about broken archives is of many kinds, and none of them is ours.
         except Exception as problem:
             if look is readers[0]:

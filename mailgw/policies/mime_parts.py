@@ -15,7 +15,8 @@ from mailgw.values.content import Content
 __all__ = ["MimePart", "Unseen", "parts_of"]
 
 _MULTIPART = re.compile(rb"content-type\s*:\s*multipart/", re.IGNORECASE)
-_MOST_NESTED = 50  # the parser looks at each line once for each level
+_MOST_NESTED = 50
+_MOST_WORK = 10_000_000  # lines, each counted once for each multipart: the parser looks at each line as often as it is nested
 _MOST_FIELD = 8192  # octets of a field with parameters: their parser takes the square of it
 
 
@@ -39,13 +40,14 @@ def parts_of(content: Content, most: int) -> Iterator[MimePart]:
     Raises Unseen, OSError.
     """
     parser = BytesFeedParser(policy=policy.compat32)
-    multiparts, tail = 0, b""
+    multiparts, lines, tail = 0, 0, b""
     try:
         for chunk in content.chunks():
             multiparts += sum(1 for _ in _MULTIPART.finditer(tail + chunk))
             tail = chunk[-24:]
-            if multiparts > _MOST_NESTED:
-                raise Unseen("it has too many multiparts")
+            lines += chunk.count(b"\n")
+            if multiparts > _MOST_NESTED or multiparts * lines > _MOST_WORK:
+                raise Unseen("it has too many multiparts for its size")
             parser.feed(chunk)
         message = parser.close()
         number = 0
