@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from mailgw.interfaces import StoreDamaged, StoreUnavailable
 from mailgw.storage.folder import Folder, sync
+from mailgw.storage.housekeeping import frames_in_use
 from mailgw.storage.schema import TABLE_NAMES, connect_read_only
 from mailgw.storage.trouble import translated
 
@@ -27,7 +28,6 @@ _MARGIN = 1_000_000  # message numbers left out behind what can still be read: s
 _MAGIC = (0x377F0682, 0x377F0683)
 _HEADER = struct.Struct(">8I")
 _FRAME = struct.Struct(">6I")
-_COMMITTED_UP_TO = (16, "=I")  # where the log's index says which frame is the last that can be used
 
 
 def damage(folder: Folder) -> str:
@@ -76,9 +76,7 @@ def _lost_commits(path: Path, log: Path) -> str:
         magic, _, page_size, _, *salts, first, second = _HEADER.unpack(header)
         if magic not in _MAGIC or _sums(header[:24], "<" if magic == _MAGIC[0] else ">") != (first, second):
             return "the header of its log cannot be read"
-        with open(f"{path}-shm", "rb") as index:
-            offset, form = _COMMITTED_UP_TO
-            (used,) = struct.unpack_from(form, index.read(offset + 4), offset)
+        used = frames_in_use(path)
         committed = False
         for commits in _frames(file, page_size, used, tuple(salts)):
             if committed:

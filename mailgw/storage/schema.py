@@ -20,6 +20,7 @@ __all__ = [
     "ENVELOPE_COLUMNS",
     "INSERT_MESSAGE",
     "INSERT_RECIPIENT",
+    "PAGE_SIZE",
     "RECIPIENT_COLUMNS",
     "STATES",
     "STATE_NUMBERS",
@@ -35,6 +36,7 @@ __all__ = [
 
 APPLICATION_ID = 0x6D677771  # "mgwq"
 VERSION = 1
+PAGE_SIZE = 8192  # octets
 
 STATES = (State.WAITING, State.HELD, State.DELIVERED, State.FAILED, State.DROPPED)  # by the number in recipient.state
 STATE_NUMBERS = {state: number for number, state in enumerate(STATES)}
@@ -109,11 +111,11 @@ def connect(path: Path, base: int = 0) -> sqlite3.Connection:
         is_new = not _check(database, path)
         if is_new:
             # Both must be said before the first page is written.
-            database.execute("PRAGMA page_size = 8192")
+            database.execute(f"PRAGMA page_size = {PAGE_SIZE}")
             database.execute("PRAGMA auto_vacuum = INCREMENTAL")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")  # in WAL mode: an fsync for each commit
-        database.execute("PRAGMA wal_autocheckpoint = 2000")  # pages: 16 MiB
+        database.execute(f"PRAGMA wal_autocheckpoint = {16 * 2**20 // PAGE_SIZE}")
         database.execute("PRAGMA journal_size_limit = 67108864")
         database.execute("PRAGMA cache_size = -16384")  # KiB
         if is_new:

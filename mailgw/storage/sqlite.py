@@ -26,7 +26,7 @@ from mailgw.storage.damage import damage, highest_number, mark, set_aside
 from mailgw.storage.desk import Desk, teach_folding
 from mailgw.storage.destinations import Destinations
 from mailgw.storage.folder import Folder
-from mailgw.storage.housekeeping import remove_strays, tidy
+from mailgw.storage.housekeeping import Housekeeper, remove_strays
 from mailgw.storage.leases import Leases
 from mailgw.storage.orders import Orders
 from mailgw.storage.room import Room
@@ -54,7 +54,6 @@ _PutItem = tuple[Envelope, Content, Sequence[tuple[Recipient, Destination]], str
 _SettleItem = tuple[Sequence[Settlement], Sequence[Notice]]
 
 _ROW = 16384  # octets that a message takes beside its content, at most two pages
-_TIDY_EVERY = 1000  # settling transactions
 
 
 @implementer(IQueueStore, IQueueDesk)
@@ -68,7 +67,6 @@ class SqliteStore:
         self._reactor = reactor
         self._leases = Leases()
         self._last_message, self._last_recipient = database.execute(sql.COUNTER).fetchone()
-        self._settled = 0
         teach_folding(database)
         self._desk = Desk(folder, self._leases)
         # Operators read in a thread of their own: their questions may be long, and mail does not wait for them.
@@ -77,6 +75,7 @@ class SqliteStore:
         self._readers.start()
         self._writer = Writer(database, reactor, self._trouble)
         self._destinations = Destinations(database, self._writer)
+        self._housekeeper = Housekeeper(folder, database, self._writer, self._desk, reactor)
         self._orders = Orders(database, self._leases, self._remove)
         self.set_aside = ""  # what was wrong with the database that was here before, and where it is now
         self.damage = ""  # what is wrong with this one
@@ -118,6 +117,7 @@ class SqliteStore:
             raise translated(problem, where.database) from problem
         if aside is not None:
             store.set_aside = f"{aside.name}: {found}"
+        store._housekeeper.start()
         store._readers.callInThread(remove_strays, where, store._desk, store._last_message)
         return store
 
@@ -133,6 +133,7 @@ class SqliteStore:
         self._closed = True
         written = self._writer.close()
         # The reader goes first: only a last connection that may write leaves no log behind.
+        self._housekeeper.stop()
         self._desk.interrupt()
         self._readers.stop()
         self._desk.close()
@@ -282,9 +283,6 @@ class SqliteStore:
         if changes:
             self._database.executemany(sql.SETTLE, changes)
         self._writer.after_commit(partial(leases.end, settled))
-        self._settled += 1
-        if self._settled % _TIDY_EVERY == 0:
-            self._writer.after_commit(partial(tidy, self._database))
         notices = [notice for _, notices in items for notice in notices]
         if not notices:
             return [()] * len(items)

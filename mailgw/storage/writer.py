@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
+from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred, fail
@@ -18,6 +19,8 @@ from mailgw.interfaces import StoreUnavailable
 from mailgw.storage.trouble import translated
 
 __all__ = ["Writer"]
+
+_ASKING = 0.005  # seconds for questions, while writes may be waiting
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -163,6 +166,10 @@ class Writer:
                 answer.errback(problem)
             else:
                 answer.callback(result)
+
+    def _go_on(self, answers: list[_Answer], unasked: list[_Question]) -> None:
+        self._tell(answers)
+        self._questions[:0] = unasked
         self._hand_over()
 
     def _tell_closed(self) -> None:
@@ -175,8 +182,15 @@ class Writer:
         while (group := self._handed.get()) is not None:
             writes, begun, questions = group
             answers = self._write(writes, begun) if writes else []
-            answers.extend(map(self._reply, questions))
-            self._reactor.callFromThread(self._tell, answers)
+            if answers and questions:
+                self._reactor.callFromThread(self._tell, answers)  # who has written need not wait for who asks
+                answers = []
+            end = monotonic() + _ASKING
+            while questions:
+                answers.append(self._reply(questions.pop(0)))
+                if monotonic() > end:
+                    break
+            self._reactor.callFromThread(self._go_on, answers, questions)
         with suppress(sqlite3.Error):
             self._database.close()
         self._reactor.callFromThread(self._tell_closed)
