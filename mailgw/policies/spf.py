@@ -113,6 +113,8 @@ class Spf:
         if consequence == "defer":
             return defer(text, code=451, enhanced=f"4.{status}", why=why, evidence=evidence, remedy=remedy)
         decision = act(consequence, text, status=status, why=why, evidence=evidence, remedy=remedy)
+        if decision.verdict is Verdict.REJECT:
+            return decision
         return evolve(decision, results=results, headers=headers, tags=frozenset({tag}))
 
     def _refusal(self, client: ClientFacts, answer: SpfAnswer, identity: Identity) -> tuple[str, str, str]:

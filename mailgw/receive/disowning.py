@@ -27,8 +27,11 @@ def disowned(content: Content, authserv_id: str) -> Content:
         head = original if end < 0 else original[:end]
         if _NAME not in head.lower() or starts_folded(content):
             return content
+        places = list(_claims(head, authserv_id))
+        if not places:
+            return content
         changed = bytearray(original)
-        for at in _claims(head, authserv_id):
+        for at in places:
             changed[at : at + len(INSTEAD)] = INSTEAD
         return Content(bytes(changed), content.original_size, content.added)
     if starts_folded(content):

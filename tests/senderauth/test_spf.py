@@ -415,7 +415,8 @@ def test_without_a_domain_the_current_one_is_meant():
     assert ask("v=spf1 a -all", A=["1.2.3.4"]).result == "pass"
     assert ask("v=spf1 a/24 -all", A=["1.2.3.9"]).result == "pass"
     assert ask("v=spf1 mx//32 -all", SIX, MX=[(1, "six.e.example.com")]).result == "pass"
-    names = zone({**NAMES, "c.example.com": {"TXT": ["v=spf1 a -all"], "A": ["1.2.3.4"]}, DOMAIN: {"TXT": ["v=spf1 redirect=c.example.com"]}})
+    there = {"c.example.com": {"TXT": ["v=spf1 a -all"], "A": ["1.2.3.4"]}, DOMAIN: {"TXT": ["v=spf1 redirect=c.example.com"]}}
+    names = zone({**NAMES, **there})
     assert run(check_host(names, ip_address("1.2.3.4"), DOMAIN, f"a@{DOMAIN}")).result == "pass"
 
 
@@ -545,7 +546,8 @@ def test_explanation_of_a_six_client():
 
 
 def test_explanation_beyond_ascii():
-    assert ask("v=spf1 -all exp=says-upper.example.com", sender="fü@e.example.com").explanation == "http://x/?s=f%C3%BC%40e.example.com&l=f%C3%BC"
+    answer = ask("v=spf1 -all exp=says-upper.example.com", sender="fü@e.example.com")
+    assert answer.explanation == "http://x/?s=f%C3%BC%40e.example.com&l=f%C3%BC"
     assert ask("v=spf1 -all exp=says-all.example.com", sender="fü@e.example.com").explanation.startswith("<f?@e.example.com> ")
     assert ask("v=spf1 -all exp=%{l}.example.com", sender="fü@e.example.com").explanation == ""
 
@@ -624,8 +626,7 @@ def test_any_record_is_read_or_refused(terms, sender):
     assert is_spf(record)
     try:
         parse_record(record)
-    except BadRecord as problem:
-        assert str(problem)
+    except BadRecord:
         expected = {"permerror"}
     else:
         expected = {"pass", "fail", "softfail", "neutral", "permerror"}

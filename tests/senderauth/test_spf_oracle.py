@@ -36,9 +36,11 @@ CLIENTS = ["192.0.2.1", "192.0.2.2", "192.0.2.77", "203.0.113.1", "2001:db8::1",
 
 host = st.sampled_from(HOSTS).map("{}.example.com".format)
 qualifier = st.sampled_from(["", "", "+", "-", "~", "?"])
-macros = ["%{d}", "%{o}", "%{h}", "a.%{d2}", "%{l}.one.%{d2}", "%{L}.one.example.com", "%{ir}.%{v}.one.example.com", "%{l1r-}.one.example.com", "%{o1r}.x.com"]
+macros = ["%{d}", "%{o}", "%{h}", "a.%{d2}", "%{l}.one.%{d2}", "%{L}.one.example.com", "%{ir}.%{v}.one.example.com"]
+macros += ["%{l1r-}.one.example.com", "%{o1r}.x.com"]
 good_spec = st.one_of(host, host, host.map(str.upper), host.map("{}.".format), st.sampled_from(macros))
-bad_spec = st.sampled_from(["%{d0}.com", "%{z}.com", "%(d)", "x%", "museum", "a.123", "1.2.3.4", "a..example.com", "%%.example.com", "%{c}.com", "%{o1r}"])
+faults = ["%{d0}.com", "%{z}.com", "%(d)", "x%", "museum", "a.123", "1.2.3.4", "a..example.com", "%%.example.com", "%{c}.com", "%{o1r}"]
+bad_spec = st.sampled_from(faults)
 good_cidr = st.sampled_from(["", "", "", "/24", "/32", "/0", "//64", "//128", "/25//64"])
 bad_cidr = st.sampled_from(["/33", "//129", "/", "/024"])
 
@@ -52,7 +54,9 @@ def mechanisms(spec, cidr, ip4, ip6, others):
 
 
 good_term = st.one_of(
-    mechanisms(good_spec, good_cidr, ["192.0.2.1", "192.0.2.0/25", "203.0.113.1/32"], ["2001:db8::1", "2001:DB8::/32", "2001:db8::77/127"], []),
+    mechanisms(
+        good_spec, good_cidr, ["192.0.2.1", "192.0.2.0/25", "203.0.113.1/32"], ["2001:db8::1", "2001:DB8::/32", "2001:db8::77/127"], []
+    ),
     good_spec.map("redirect={}".format),
     st.sampled_from(["exp=says.example.com", "exp=wrong.example.com", "x=y", "y=%{d}"]),
 )
@@ -137,12 +141,12 @@ def asked_for_servers(records, ours):
 # Why the two may differ: theirs, ours (None: anything), when, and the section of RFC 7208.
 JUSTIFIED = {
     "§6: only exp and redirect must not stand there twice": ("permerror", None, repeats_an_unknown_modifier),
-    "§5.2: a record that includes itself is well-formed; what ends it is the limit, where it is reached": ("permerror", None, includes_itself),
+    "§5.2: a record that includes itself is well-formed; what ends it is the limit": ("permerror", None, includes_itself),
     "§4.6.4, §6.1: a redirect that is not followed does not count": ("permerror", None, has_a_redirect),
     "§5.4: when a server has matched, the others need not be looked up, and are not void": ("permerror", None, asked_for_servers),
     "§6, §7.1: what an unknown modifier says must be a macro-string": (None, "permerror", lambda records, ours: "z=%{" in ours.record),
     "§7.3: a number of parts must not be 0": (None, "permerror", lambda records, ours: "%{d0}" in ours.record),
-    "§5.7: exists has no domain of its own to fall back on": (None, "permerror", lambda records, ours: 'exists" needs a domain' in ours.problem),
+    "§5.7: exists has no domain of its own": (None, "permerror", lambda records, ours: 'exists" needs a domain' in ours.problem),
     "§4.6.1: names are the same in capitals": (None, None, lambda records, ours: any("REDIRECT=" in text for text in records)),
     "§4.3: a domain with one label has no record": (
         None,
@@ -175,7 +179,7 @@ def test_pyspf_says_the_same(monkeypatch, records, ip, sender, helo):
         assert justified(ours, theirs, records), (ours, theirs)
 
 
-@pytest.mark.parametrize("terms", ["a:down.example.com -all", "mx:down.example.com -all", "include:down.example.com", "redirect=down.example.com"])
+@pytest.mark.parametrize("terms", ["a:down.example.com -all", "mx:down.example.com", "include:down.example.com", "redirect=down.example.com"])
 def test_pyspf_gives_up_for_now_as_we_do(monkeypatch, terms):
     records = [f"v=spf1 {terms}", "v=spf1", "v=spf1", "v=spf1"]
     ours, theirs, _ = both(records, "192.0.2.1", f"ann@{TOP}", "mail.example.net", monkeypatch)
