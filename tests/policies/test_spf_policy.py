@@ -63,7 +63,7 @@ OUTCOMES = {
         {},
         "a@says.example",
         "none.example",
-        f"550 5.7.23 SPF fail for says.example, which explains: see http://says.example/{IP} {'x' * (200 - len(f'see http://says.example/{IP} '))}",
+        f"550 5.7.23 SPF fail for says.example, which explains: {f'see http://says.example/{IP} ' + 'x' * 166}",
     ),
     "not-explained": ({"explanation": False}, "a@says.example", "none.example", "550 5.7.23 SPF fail for says.example"),
     "softfail": ({}, "a@soft.example", "none.example", "proceed +spf-softfail"),

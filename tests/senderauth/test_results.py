@@ -40,7 +40,10 @@ READ = {
     "more": (
         'example.com; auth=pass (cram-md5) smtp.auth=sender@example.net;\r\n DKIM/1=pass reason="good \\"one\\"" header.d=example.net;',
         "example.com",
-        (("auth", "pass", (("smtp.auth", "sender@example.net"),)), ("dkim", "pass", (("reason", 'good "one"'), ("header.d", "example.net")))),
+        (
+            ("auth", "pass", (("smtp.auth", "sender@example.net"),)),
+            ("dkim", "pass", (("reason", 'good "one"'), ("header.d", "example.net"))),
+        ),
     ),
     "quoted-id": ('"example.com"; spf=none', "example.com", (("spf", "none", ()),)),
     "nothing": ("", None, "fault"),
