@@ -34,6 +34,7 @@ from mailgw.observe.metrics import Samples, gauges_of, page
 from mailgw.part import left_over
 from mailgw.service import give_up
 from mailgw.storage.parts import part_of
+from mailgw.timekeeping import Timekeeper
 from mailgw.workers.command import Command
 from mailgw.workers.duty import hand_out
 from mailgw.workers.tally import Tally
@@ -41,6 +42,7 @@ from mailgw.workers.worker import Ending, Worker
 
 __all__ = ["Workers", "socket_of"]
 
+_LONGEST = 107  # octets in the path of a Unix socket
 _WATCHDOG = 90.0  # seconds without a sign of life, where no service manager says anything else
 _LONG = 5.0  # seconds of waiting for its worker after which a part is given to another
 _AGAIN = 5.0  # seconds until what did not succeed is tried again
@@ -72,6 +74,7 @@ class Workers(Service):
         self._configuration = configuration
         self._opened = opened
         self._reactor = reactor
+        self._timekeeper = Timekeeper(reactor, self._clock_was_set)
         self._ready = ready
         self._manager = manager
         self._command = command
@@ -122,9 +125,12 @@ class Workers(Service):
 
     def startService(self) -> None:  # noqa: N802
         """Start the workers."""
+        self._timekeeper.start()
         self._write_log = quicken(self._reactor)
         self._began = self._reactor.seconds()
         self._parts += left_over(self._configuration.server)
+        if max(worker.socket_length for worker in self._workers.values()) > _LONGEST:
+            give_up(f"{self._socket}: the sockets of workers beside the admin socket would have paths of more than {_LONGEST} octets")
         self._admin = AdminSocket(self._socket, self, self._reactor)
         try:
             self._admin.startService()
@@ -169,6 +175,12 @@ class Workers(Service):
                 one.is_fed = False
             self._manager.tell("WATCHDOG=1", f"STATUS={self._summary()}")
         self._balance()
+
+    def _clock_was_set(self, by: float) -> None:
+        # The workers see it themselves.
+        for worker in self._workers.values():
+            worker.started += by
+            worker.until += by
 
     def _ended(self, worker: Worker, ending: Ending) -> None:
         lived = self._reactor.seconds() - worker.started
@@ -333,6 +345,7 @@ class Workers(Service):
             worker.forget()
         if self._admin is not None:
             await self._admin.stopService()
+        self._timekeeper.stop()
         self._write_log()
 
     def _kill(self) -> None:

@@ -129,6 +129,11 @@ class Worker:
     _check: Any = None
 
     @property
+    def socket_length(self) -> int:
+        """Octets in the path of the longest of its sockets."""
+        return len(os.fsencode(self.notify.absolute()))
+
+    @property
     def pid(self) -> int | None:
         """Its process, while there is one."""
         return self._process.pid if self._process is not None else None
@@ -146,7 +151,12 @@ class Worker:
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
         environment |= {"NOTIFY_SOCKET": str(self.notify.absolute()), "WATCHDOG_USEC": str(int(self.watchdog * 1e6))}
         self.state, self.started, self.is_fed, self.trouble, self.summary = "starting", self.reactor.seconds(), False, "", None
-        self._process = self.reactor.spawnProcess(_Process(self), words[0], words, environment, childFDs=files)
+        try:
+            self._process = self.reactor.spawnProcess(_Process(self), words[0], words, environment, childFDs=files)
+        except OSError as problem:
+            _log.critical("worker {number} cannot be started: {problem}", number=self.number, problem=problem)
+            self.has_ended(Ending(None, os.EX_OSERR))
+            return
         self._expect(_START, "is not ready")
 
     def tell(self, number: int) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
@@ -86,9 +87,15 @@ class Workers:
             return int(reply.split()[-1])
 
     def send_to_both(self):
-        """Messages until both have one; gives all numbers."""
-        numbers = [self.send("first")]
-        wait_until(lambda: numbers.append(self.send("more")) or len({number // NUMBERS for number in numbers}) == 2, "mail for both")
+        """Messages until both have one, several clients at the same time; gives all numbers."""
+        numbers = []
+
+        def send():
+            with ThreadPoolExecutor(4) as threads:
+                numbers.extend(threads.map(lambda _: self.send(), range(4)))
+            return len({number // NUMBERS for number in numbers}) == 2
+
+        wait_until(send, "mail for both")
         return numbers
 
     def listed(self):
@@ -370,6 +377,16 @@ def test_a_worker_that_cannot_start_ends_the_start(tmp_path):
     assert process.returncode == 1
     assert "mailgw does not start: worker 2 ended with status 1" in process.stdout
     assert "Traceback" not in process.stdout + process.stderr
+
+
+def test_a_path_that_is_too_long_for_all_sockets(tmp_path):
+    both = Workers(tmp_path / "gateway")
+    name = "x" * (100 - len(str(both.folder)))
+    both.file.write_text(both.file.read_text().replace("admin.sock", name))
+    command = [BIN / "twistd", "-n", "--pidfile=", "mailgw", "--config", both.file]
+    process = subprocess.run(command, cwd=both.folder, capture_output=True, text=True, timeout=PATIENCE)
+    assert process.returncode == 1
+    assert "would have paths of more than 107 octets" in process.stderr
 
 
 def test_a_broken_configuration_does_not_start_workers(tmp_path):
