@@ -46,7 +46,7 @@ _WEIGHT = {Verdict.REJECT: 4, Verdict.DEFER: 3, Verdict.DISCARD: 2, Verdict.QUAR
 
 
 def together(decisions: Sequence[Decision]) -> Decision:
-    """One decision of several: the first of the severest, with the tags and the grounds of all."""
+    """One decision of several: the first of the severest, with the header fields, tags and grounds of all."""
     if not decisions:
         return _FINE
     severest = max(decisions, key=lambda one: _WEIGHT[one.verdict])
@@ -54,6 +54,7 @@ def together(decisions: Sequence[Decision]) -> Decision:
         return severest
     return evolve(
         severest,
+        headers=tuple(header for one in decisions for header in one.headers),
         tags=frozenset().union(*[one.tags for one in decisions]),
         evidence=tuple(evidence for one in decisions for evidence in one.evidence),
     )
