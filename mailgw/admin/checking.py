@@ -13,12 +13,15 @@ from mailgw.assemble import House, Parts, load
 from mailgw.config.matrix import Cell, relay_matrix
 from mailgw.config.model import Configuration, Listener, Tls
 from mailgw.config.soundness import is_loopback
+from mailgw.login.portal import Accounts
+from mailgw.login.proofs import can_serve
 from mailgw.problems import BadConfiguration, Place, Problem, Report
 from mailgw.settings import CREDENTIALS
 
 __all__ = ["Checked", "check"]
 
 _EXPIRES_SOON = timedelta(days=14)
+_WITH_PASSWORD = ("SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN")
 
 
 @frozen
@@ -60,6 +63,9 @@ def check(path: Path, furnish: Callable[[Configuration], House], now: datetime |
     if ("admin", "socket") in configuration.lines:
         _check_folder(configuration.admin.socket.parent, ("admin", "socket"), report)
     _check_use(configuration, parts.members if parts else frozenset(configuration.gateway), report)
+    if parts is not None:
+        for name, listener in configuration.listen.items():
+            _check_mechanisms([parts.accounts[one] for one in listener.accounts], ("listen", name, "accounts"), report)
     matrix = relay_matrix(configuration, parts.rules) if parts else ()
     together = dict.fromkeys([*problems, *report.problems])
     return Checked(tuple(sorted(together, key=lambda problem: problem.line)), matrix)
@@ -82,6 +88,13 @@ def _check_certificate(tls: Tls, at: Place, now: datetime, report: Report) -> li
         elif certificate.not_valid_after_utc <= now + _EXPIRES_SOON:
             report.warning((*at, "certificate"), f"{_subject(certificate)} expires on {certificate.not_valid_after_utc:%Y-%m-%d}")
     _check_key(tls, chain, (*at, "key"), report)
+    if tls.client_ca is not None:
+        try:
+            x509.load_pem_x509_certificates(tls.client_ca.read_bytes())
+        except OSError as problem:
+            report.error((*at, "client_ca"), f"{tls.client_ca}: {problem.strerror}")
+        except ValueError:
+            report.error((*at, "client_ca"), f"{tls.client_ca} holds no certificate in PEM form")
     return chain
 
 
@@ -159,6 +172,17 @@ def _check_use(configuration: Configuration, members: Set[str], report: Report) 
         if listener.allow_cleartext_auth and not all(map(is_loopback, _in_clear(listener))):
             text = "lets clients log in where others may listen; only mechanisms that show no password are offered to them there"
             report.warning(("listen", name, "allow_cleartext_auth"), text)
+
+
+def _check_mechanisms(accounts: list[Accounts], at: Place, report: Report) -> None:
+    """A client takes the best that is offered, and its user may be in other accounts than those that can serve it."""
+    served = {one.name: {name for name in _WITH_PASSWORD if can_serve(one.component, name)} for one in accounts}
+    for mechanism in _WITH_PASSWORD:
+        able = [name for name, known in served.items() if mechanism in known]
+        unable = [name for name, known in served.items() if known and mechanism not in known]
+        if able and unable:
+            text = f'{mechanism} is offered, as "{able[0]}" can serve it, but users of "{unable[0]}" cannot log in by it'
+            report.warning(at, text)
 
 
 def _in_clear(listener: Listener) -> list[str]:

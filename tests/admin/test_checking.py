@@ -169,6 +169,38 @@ def test_submission_that_wants_no_login(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("file", "said"), [("nowhere.pem", "No such file or directory"), ("key.pem", "holds no certificate in PEM form"), ("cert.pem", "")]
+)
+def test_who_signs_clients(folder: Path, file: str, said: str) -> None:
+    result, problems = checked(folder, old='certificate = "cert.pem"', new=f'certificate = "cert.pem"\nclient_ca = "{file}"')
+    assert result.is_usable == (not said)
+    assert [problem for problem in problems if "client_ca" not in problem or said not in problem] == []
+    assert len(problems) == bool(said)
+
+
+def test_accounts_that_know_different_mechanisms(folder: Path) -> None:
+    stored = "4096,c2l4dGVlbiBvY3RldHMuLg==,NE2pfr2xjWVXaA5MMUKmPmyFFyN+tIzSpMDd6wGzkMs=,S6/LHrFDqzbn8+Qh+mJIGbXLXUDfD9hyGF1ObOSNnaE="
+    (folder / "users").write_text(f"anna:{{SCRAM-SHA-256}}{stored}\n")
+    (folder / "users").chmod(0o600)
+    (folder / "old").write_text("ben:secret\n")
+    accounts = f"""
+[accounts.staff]
+type = "password-file"
+path = "users"
+[accounts.old]
+type = "strcred"
+value = "file:{folder}/old"
+[accounts.laptops]
+type = "certificates"
+any_address = true
+"""
+    _, problems = checked(folder, accounts, old='endpoint = "tcp:25"', new='endpoint = "tcp:25"\naccounts = ["staff", "old", "laptops"]')
+    assert [problem.partition("warning: ")[2] for problem in problems] == [
+        '[listen.mx] accounts: SCRAM-SHA-256 is offered, as "staff" can serve it, but users of "old" cannot log in by it'
+    ]
+
+
+@pytest.mark.parametrize(
     ("endpoint", "warned"), [("tcp:25", True), ("tcp:25:interface=127.0.0.1", False), ("unix:/run/x", False), ("tls:25", False)]
 )
 def test_logins_in_clear(folder: Path, endpoint: str, warned: bool) -> None:
