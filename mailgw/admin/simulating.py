@@ -6,14 +6,14 @@ from email.utils import format_datetime
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import connectionDone
 from zope.interface import implementer
 
-from mailgw.assemble import House, Parts, guard_of, porter_of, reception_of
+from mailgw.assemble import House, Parts, guard_of, observing, porter_of, reception_of
 from mailgw.config.model import Configuration, Listener
 from mailgw.interfaces import IClock, IIdentity, IMemory, IObserver
 from mailgw.journal import Fault, Journal
@@ -72,8 +72,8 @@ class Simulated:
         return next((record.by for record in self.records if record.by), "")
 
     @property
-    def outcome(self) -> Literal["accepted", "held", "discarded", "refused", "abandoned"]:
-        """Of the last record, which is that of the whole transaction if it came so far."""
+    def outcome(self) -> str:
+        """One of "accepted", "held", "discarded" or "refused": of the last record, that of the transaction if it came so far."""
         return self.records[-1].outcome if self.records else "refused" if self.status else "accepted"
 
     @property
@@ -212,7 +212,7 @@ async def simulate(
     """
     listener = configuration.listen[attempt.listener]
     faults, records, store = _Faults(), list[Record](), _NoStore(folder)
-    journal = Journal((faults,))
+    journal = Journal((faults, *observing(parts)))
     memory: Any = house[IMemory]
     clock: Any = house[IClock]
     guard = guard_of(configuration, memory, reactor, journal)
@@ -240,7 +240,7 @@ async def simulate(
     replies = await _play(client, attempt, wants_tls, content)
     client.hang_up()
     await factory.stop(0)
-    told = records if all(record.outcome == "abandoned" for record in records) else [one for one in records if one.outcome != "abandoned"]
+    told = [one for one in records if one.outcome != "abandoned"]  # which it was only because of what was refused
     return Simulated(tuple(client.dialogue), replies, tuple(told), tuple(faults.heard), store.added.decode("utf-8", "replace"))
 
 

@@ -83,6 +83,8 @@ def _failure(given: object) -> LookupFailed | None:
 
 
 def _answer(kind: str, records: Records) -> Answer | LookupFailed:
+    if kind not in _KINDS:
+        raise ValueError(f"{kind!r} is none of {', '.join(_KINDS)}")
     failed = _failure(records)
     if failed is not None:
         return failed
@@ -104,6 +106,5 @@ def _record(kind: str, record: Any) -> Any:
             return int(preference), str(host)
         case "TXT":
             return record if isinstance(record, bytes) else str(record).encode()
-        case "PTR" | "CNAME":
+        case _:  # PTR, CNAME
             return str(record)
-    raise ValueError(f"{kind!r} is none of {', '.join(_KINDS)}")
