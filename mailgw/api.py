@@ -19,6 +19,7 @@ from mailgw.credentials import (
 from mailgw.given import given
 from mailgw.interfaces import (
     Answer,
+    IAskableGateway,
     IClientPolicy,
     IClock,
     IComponentFactory,
@@ -40,9 +41,11 @@ from mailgw.interfaces import (
     MemoryUnavailable,
     StoreUnavailable,
 )
-from mailgw.values.address import NULL, Address, BadAddress
+from mailgw.journal import Disconnected, Introduced, Refused
+from mailgw.values.address import NULL, Address, BadAddress, parse_domain
 from mailgw.values.content import Content
 from mailgw.values.decision import (
+    LONGEST_WAIT,
     AuthResult,
     Decision,
     Evidence,
@@ -69,13 +72,15 @@ from mailgw.values.delivery import (
     never,
     unknown,
 )
-from mailgw.values.facts import ClientFacts, ContentFacts, RecipientFacts, SenderFacts, TlsFacts
+from mailgw.values.facts import UNKNOWN_IP, ClientFacts, ContentFacts, RecipientFacts, SenderFacts, TlsFacts
 from mailgw.values.quantities import Duration, Rate, Size
 from mailgw.values.reply import Reply
 from mailgw.values.secret import Secret
 
 __all__ = [
+    "LONGEST_WAIT",
     "NULL",
+    "UNKNOWN_IP",
     "AccountsUnavailable",
     "Address",
     "Answer",
@@ -85,6 +90,7 @@ __all__ = [
     "Content",
     "ContentFacts",
     "Decision",
+    "Disconnected",
     "Duration",
     "Envelope",
     "Evidence",
@@ -92,6 +98,7 @@ __all__ = [
     "GatewayName",
     "Handed",
     "HeaderField",
+    "IAskableGateway",
     "IAccounts",
     "IBearerToken",
     "IClientCertificate",
@@ -120,12 +127,14 @@ __all__ = [
     "ISenderPolicy",
     "IUsernameHashedPassword",
     "IUsernamePassword",
+    "Introduced",
     "LookupFailed",
     "MemoryUnavailable",
     "Outcome",
     "Rate",
     "Recipient",
     "RecipientFacts",
+    "Refused",
     "Reply",
     "Route",
     "ScramVerifier",
@@ -146,6 +155,7 @@ __all__ = [
     "implementer",
     "later",
     "never",
+    "parse_domain",
     "permit",
     "proceed",
     "quarantine",

@@ -29,6 +29,7 @@ from mailgw.interfaces import (
     IGateways,
     IIdentity,
     IMemory,
+    IObserver,
     IRecipientPolicy,
     IRelayPolicy,
     IRoute,
@@ -58,7 +59,19 @@ from mailgw.values.address import Address, BadAddress
 from mailgw.values.decision import Decision, proceed
 from mailgw.values.facts import RecipientFacts
 
-__all__ = ["House", "Identity", "Parts", "build_parts", "closable", "guard_of", "load", "pop3_of", "porter_of", "reception_of"]
+__all__ = [
+    "House",
+    "Identity",
+    "Parts",
+    "build_parts",
+    "closable",
+    "guard_of",
+    "load",
+    "observing",
+    "pop3_of",
+    "porter_of",
+    "reception_of",
+]
 
 House = Mapping[InterfaceClass, object]
 """The providers for `given` fields."""
@@ -176,11 +189,21 @@ def closable(parts: Parts) -> list[Any]:
     """The components that have a `close()`, which is called once, at their end."""
     components: list[Any] = [*parts.gateways.values(), *(one.component for one in parts.accounts.values())]
     components += [rule.recipients for rule in parts.routing.rules] + [rule.route for rule in parts.routing.rules]
-    for rules in parts.rules.values():
-        for stage in (rules.client, rules.sender, rules.relay, rules.recipient, rules.content):
-            components += [asked.component for asked in stage]
-    unique = {id(component): component for component in components}
-    return [component for component in unique.values() if callable(getattr(component, "close", None))]
+    return [component for component in _once(components + _policies(parts)) if callable(getattr(component, "close", None))]
+
+
+def observing(parts: Parts) -> list[IObserver]:
+    """The policies that are told of all events, too: those that want to know how it goes on with a session."""
+    return [component for component in _once(_policies(parts)) if IObserver.providedBy(component)]
+
+
+def _policies(parts: Parts) -> list[Any]:
+    stages = [(rules.client, rules.sender, rules.relay, rules.recipient, rules.content) for rules in parts.rules.values()]
+    return [asked.component for of_listener in stages for stage in of_listener for asked in stage]
+
+
+def _once(components: list[Any]) -> list[Any]:
+    return list({id(component): component for component in components}.values())
 
 
 def pop3_of(

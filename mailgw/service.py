@@ -23,7 +23,7 @@ from mailgw.admin.selecting import MOST
 from mailgw.admin.signpost import Signpost
 from mailgw.admin.socket import AdminSocket, SocketInUse
 from mailgw.admin.together import Together
-from mailgw.assemble import House, Parts, closable, guard_of, pop3_of, porter_of, reception_of
+from mailgw.assemble import House, Parts, closable, guard_of, observing, pop3_of, porter_of, reception_of
 from mailgw.config.model import Configuration
 from mailgw.descriptors import Descriptors, raise_limit
 from mailgw.interfaces import IClock, IDialer, IIdentity, IMemory, IObserver, IPostOffice, StoreUnavailable
@@ -98,7 +98,7 @@ class MailGateway(Service):
         self._watchdog: Watchdog | None = None
         self._faults = _Faults()
         self._metrics = metrics
-        self._journal = Journal((*observers, self._faults, *([metrics] if metrics is not None else [])))
+        self._journal = Journal((*observers, *observing(parts), self._faults, *([metrics] if metrics is not None else [])))
         self._observers = observers
         self._throttle = guard_of(configuration, house[IMemory], reactor, self._journal)
         self._open = open_listeners(configuration, reactor)

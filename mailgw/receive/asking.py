@@ -8,6 +8,7 @@ from typing import Any, Literal
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from mailgw.interfaces import LookupFailed, MemoryUnavailable
 from mailgw.journal import Fault, Journal
@@ -123,6 +124,8 @@ class Asker:
         trail.append(
             Opinion(asked.name, asked.where, stage, decision, clock.seconds() - began, asked.observed, recipient, problem)
         )
+        if decision.wait and not asked.observed:
+            await deferLater(clock, decision.wait)
         return _NO_OBJECTION if asked.observed else decision
 
 

@@ -263,6 +263,8 @@ class Conversation:
                 reception.teller.at_greeting(self._client, self._findings, refusal)
                 self._engine.greet(refusal.reply)
                 return False
+            if self._engine.buffered and self._said is None:  # what comes behind XCLIENT is its proxy's
+                self._client = evolve(self._client, early_talker=True)
         self._engine.greet(Reply(220, "", f"{reception.identity.hostname} ESMTP"))
         return True
 
@@ -377,7 +379,12 @@ class Conversation:
             return
         findings = transaction.findings
         facts = RecipientFacts(
-            client=self._client, sender=transaction.mail.sender, recipient=address, tags=findings.tags, results=findings.results
+            client=self._client,
+            sender=transaction.mail.sender,
+            recipient=address,
+            size=transaction.mail.size,
+            tags=findings.tags,
+            results=findings.results,
         )
         way = Way(str(address), _RECIPIENT_OK)
         if recipient is event.recipient:
@@ -395,6 +402,7 @@ class Conversation:
         if found.rule.recipients is not None:
             rules = (Asked(f"recipients of {found.rule.name}", found.rule.recipients, where=found.rule.where), *rules)
         if rules:
+            facts = evolve(facts, gateway=found.destination.gateway, next_hop=found.destination.next_hop)
             discard = findings.discard
             refusal = await self._ask(rules, "rcpt", facts, findings)
             if refusal is not None:

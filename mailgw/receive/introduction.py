@@ -25,7 +25,7 @@ def introduced(client: ClientFacts, said: XClient) -> ClientFacts:
     """The client as it stands at the greeting that follows: a login of the proxy's own is not the client's."""
     ip = client.ip if said.ip is None else said.ip
     port = said.port if said.port is not None else 0 if said.ip is not None else client.port
-    return evolve(client, ip=ip, port=port, helo="", esmtp=False, login=said.login or "")
+    return evolve(client, ip=ip, port=port, helo="", esmtp=False, login=said.login or "", early_talker=False)
 
 
 def greeted(client: ClientFacts, event: Hello, said: XClient) -> ClientFacts:

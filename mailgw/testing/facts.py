@@ -36,6 +36,7 @@ class AboutClient(TypedDict, total=False):
     port: int
     kind: Literal["relay", "submission"]
     esmtp: bool
+    early_talker: bool
 
 
 def an_address(address: str | Address) -> Address:
@@ -60,6 +61,7 @@ def a_client(
     port: int = 40000,
     kind: Literal["relay", "submission"] | None = None,
     esmtp: bool = True,
+    early_talker: bool = False,
 ) -> ClientFacts:
     """Someone who is connected: by default another server, on listener "mx"; with a ``login`` a user, on "submission"."""
     kind = kind or ("submission" if login else "relay")
@@ -73,6 +75,7 @@ def a_client(
         esmtp=esmtp,
         tls=tls if isinstance(tls, TlsFacts) else _TLS if tls else None,
         login=login,
+        early_talker=early_talker,
     )
 
 
@@ -80,18 +83,22 @@ def a_sender(
     sender: str | Address = SENDER,
     *,
     size: int | None = None,
+    tags: Iterable[str] = (),
     results: tuple[AuthResult, ...] = (),
     client: ClientFacts | None = None,
     **about_client: Unpack[AboutClient],
 ) -> SenderFacts:
     """A MAIL command."""
-    return SenderFacts(client=_client(client, about_client), sender=an_address(sender), size=size, results=results)
+    return SenderFacts(
+        client=_client(client, about_client), sender=an_address(sender), size=size, tags=frozenset(tags), results=results
+    )
 
 
 def a_recipient(
     to: str | Address = RECIPIENT,
     *,
     sender: str | Address = SENDER,
+    size: int | None = None,
     tags: Iterable[str] = (),
     results: tuple[AuthResult, ...] = (),
     client: ClientFacts | None = None,
@@ -99,7 +106,12 @@ def a_recipient(
 ) -> RecipientFacts:
     """A RCPT command."""
     return RecipientFacts(
-        client=_client(client, about_client), sender=an_address(sender), recipient=an_address(to), tags=frozenset(tags), results=results
+        client=_client(client, about_client),
+        sender=an_address(sender),
+        recipient=an_address(to),
+        size=size,
+        tags=frozenset(tags),
+        results=results,
     )
 
 

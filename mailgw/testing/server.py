@@ -144,7 +144,7 @@ class MemoryServer:
         )
         identity = Identity()
         settings = settings or ServerSettings(hostname=identity.hostname, starttls=True)
-        journal = Journal((self.notes,))
+        journal = Journal((self.notes, *(one for one in policies if IObserver.providedBy(one))))
         if accounts:
             settings = evolve(settings, authenticates=True)
             more["logins"] = Porter(

@@ -6,7 +6,23 @@ from attrs import frozen
 
 from mailgw.values.reply import Reply
 
-__all__ = ["AuthResult", "Decision", "Evidence", "HeaderField", "Verdict", "defer", "discard", "permit", "proceed", "quarantine", "reject"]
+__all__ = [
+    "LONGEST_WAIT",
+    "AuthResult",
+    "Decision",
+    "Evidence",
+    "HeaderField",
+    "Verdict",
+    "defer",
+    "discard",
+    "permit",
+    "proceed",
+    "quarantine",
+    "reject",
+]
+
+
+LONGEST_WAIT = 60.0  # seconds: clients wait five minutes for a reply (RFC 5321 §4.5.3.2), and several policies may let them wait
 
 
 class Verdict(Enum):
@@ -68,12 +84,15 @@ class Decision:
     results: tuple[AuthResult, ...] = ()
     evidence: tuple[Evidence, ...] = ()  # what it rests on, for the decision record
     remedy: str = ""  # what would have to be different for another answer, for whoever asks why
+    wait: float = 0.0  # seconds that the client must wait for its reply; at most `LONGEST_WAIT`
 
     def __attrs_post_init__(self) -> None:
         if self.verdict is Verdict.DEFER and not (self.reply and self.reply.is_transient):
             raise ValueError("a deferral needs a 4yz reply")
         if self.verdict is Verdict.REJECT and not (self.reply and self.reply.is_permanent):
             raise ValueError("a rejection needs a 5yz reply")
+        if not 0 <= self.wait <= LONGEST_WAIT:
+            raise ValueError(f"a client may wait from 0 to {LONGEST_WAIT:g} seconds")
 
 
 _PROCEED = Decision(Verdict.PROCEED)
@@ -86,11 +105,12 @@ def proceed(
     results: tuple[AuthResult, ...] = (),
     why: str = "",
     evidence: tuple[Evidence, ...] = (),
+    wait: float = 0.0,
 ) -> Decision:
-    """No objection; perhaps something to add."""
-    if not (headers or tags or results or why or evidence):
+    """No objection; perhaps something to add, or a while (seconds) to let pass before the client hears its reply."""
+    if not (headers or tags or results or why or evidence or wait):
         return _PROCEED
-    return Decision(Verdict.PROCEED, None, why, headers, frozenset(tags), results, evidence)
+    return Decision(Verdict.PROCEED, None, why, headers, frozenset(tags), results, evidence, wait=wait)
 
 
 def permit(why: str) -> Decision:

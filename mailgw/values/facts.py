@@ -37,6 +37,7 @@ class ClientFacts:
     esmtp: bool = False  # EHLO, not HELO
     tls: TlsFacts | None = None
     login: str = ""  # the authenticated identity; empty: not authenticated
+    early_talker: bool = False  # it has sent something before it was greeted (RFC 5321 §3.1 has it wait)
 
     @property
     def is_authenticated(self) -> bool:
@@ -62,8 +63,11 @@ class RecipientFacts:
     client: ClientFacts
     sender: Address
     recipient: Address
+    size: int | None = None  # octets, as declared with SIZE= at MAIL (RFC 1870)
     tags: frozenset[str] = frozenset()
     results: tuple[AuthResult, ...] = ()
+    gateway: str = ""  # of the recipient's route; known to recipient policies only
+    next_hop: str = ""  # of the route, or the recipient's domain where the gateway delivers by domain
 
 
 @frozen(kw_only=True)
