@@ -42,6 +42,8 @@ from mailgw.interfaces import (
     StoreUnavailable,
 )
 from mailgw.journal import Disconnected, Introduced, Refused
+from mailgw.senderauth.received_spf import received_spf
+from mailgw.senderauth.spf import SpfAnswer, check_host
 from mailgw.values.address import NULL, Address, BadAddress, parse_domain
 from mailgw.values.content import Content
 from mailgw.values.decision import (
@@ -98,8 +100,8 @@ __all__ = [
     "GatewayName",
     "Handed",
     "HeaderField",
-    "IAskableGateway",
     "IAccounts",
+    "IAskableGateway",
     "IBearerToken",
     "IClientCertificate",
     "IClientPolicy",
@@ -140,12 +142,14 @@ __all__ = [
     "ScramVerifier",
     "Secret",
     "SenderFacts",
+    "SpfAnswer",
     "Shipment",
     "Size",
     "StoreUnavailable",
     "TlsFacts",
     "UnauthorizedLogin",
     "Verdict",
+    "check_host",
     "defer",
     "delivered",
     "discard",
@@ -159,6 +163,7 @@ __all__ = [
     "permit",
     "proceed",
     "quarantine",
+    "received_spf",
     "reject",
     "unknown",
 ]
