@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from attrs import asdict, frozen
+from name_server import NameServer
 from process_tree import ProcessTree, free_port
-from servers import Server, Wish
+from servers import NAMES, Server, Wish
 
 __all__ = ["CASES", "Case", "Figures"]
 
@@ -40,6 +41,7 @@ class Case(ABC):
     by_share: bool = False  # slow servers get a share of them
     least: int = 1  # units of a turn, however small
     servers: tuple[str, ...] = ("bare", "mailgw", "postfix", "aiosmtpd")
+    compared: tuple[str, ...] = ("bare", "postfix")  # to whom the others are
     needs: frozenset[str] = frozenset()  # see Server.lacks
     rounds: int = 3  # turns of each server
     headline: Literal["cpu", "rate", "memory", "p50", "p99"] = "cpu"  # what servers are compared by
@@ -83,13 +85,19 @@ class Mail(Case):
     relay: bool = False
 
     def measure(self, server: Server, folder: Path, amount: int) -> Figures:
-        with _Sink() as sink, _running(server, folder, Wish(sink=sink.port if self.relay else None)) as (tree, port, _):
+        with (
+            _Sink() as sink,
+            NameServer(NAMES) as names,
+            _running(server, folder, Wish(sink=sink.port if self.relay else None, name_server=names.address)) as (tree, port, _),
+        ):
             warmed = max(amount // 10, min(self.sessions, amount))
             self.load(port, warmed)
             tree.wait_until_calm()
-            before = tree.cpu()
+            before, asked = tree.cpu(), names.asked
             result = self.load(port, amount)
             tree.wait_until_calm()
+            if names.asked > asked:
+                raise RuntimeError(f"{server.name} asked the name server {names.asked - asked} times, with a warm cache")
             cpu, memory, seconds = tree.cpu() - before, tree.peak_memory(), result["seconds"]
             if self.relay:
                 arrived = sink.status()
@@ -254,6 +262,12 @@ CASES: tuple[Case, ...] = (
     BigMail(name="accept, 25 MiB, 100 sessions at once", sessions=100, amount=100, least=4, rounds=1, headline="memory"),
     Idle(name="idle, 2,000 connections", amount=2000),
     Idle(name="idle, 10,000 connections", amount=10000),
+    _like(
+        _ALL,
+        name="accept, 1 KiB, 10 sessions, policies and records",
+        servers=("no records", "mailgw", "six policies", "policies and records"),
+        compared=("no records",),
+    ),
     Mail(
         name="latency, 1 KiB, a new connection every 10 ms",
         sessions=1,
@@ -273,6 +287,7 @@ CASES: tuple[Case, ...] = (
         amount=10000,
         least=50,
         servers=("mailgw", "2 workers"),
+        compared=("mailgw",),
         needs=frozenset({"workers"}),
         headline="rate",
     ),

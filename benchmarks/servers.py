@@ -4,6 +4,7 @@ import os
 import pwd
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -13,8 +14,10 @@ from attrs import Factory, fields_dict, frozen
 from trustme import CA
 
 from mailgw.config.model import Server as ServerTable
+from mailgw.storage.memory_database import MemoryDatabase
+from mailgw.storage.memory_sqlite import ROOM
 
-__all__ = ["SERVERS", "Server", "Wish"]
+__all__ = ["NAMES", "SERVERS", "Server", "Wish"]
 
 _HERE = Path(__file__).parent
 _BIN = Path(sys.executable).parent
@@ -23,13 +26,13 @@ _MAILGW = """\
 [server]
 hostname = "mx.example.org"
 state = "state"
-{workers}
+{server}
 [listen.mx]
 kind = "relay"
 endpoint = "tcp:{port}:interface=127.0.0.1"
 max_sessions = 20000
 max_sessions_per_client = 20000
-{tls}
+{listen}
 [domains]
 ours = ["example.org"]
 [[permit]]
@@ -40,6 +43,30 @@ otherwise = true
 gateway = "next"
 [gateway.next]
 {gateway}
+{rest}
+"""
+
+_SIX = """\
+[policy.lists]
+type = "dnsbl"
+zones = ["list.example.net", "allow.example.net*-3"]
+[policy.reverse]
+type = "reverse-dns"
+[policy.helo]
+type = "helo"
+unknown = "reject"
+[policy.spf]
+type = "spf"
+[policy.grey]
+type = "greylist"
+[policy.rate]
+type = "rate-limit"
+limit = "1000000 per minute"
+"""
+
+_NO_RECORDS = """\
+[records]
+keep = "never"
 """
 
 _POSTFIX = """\
@@ -86,12 +113,24 @@ postlog unix-dgram n - n - 1 postlogd
 """
 
 
+NAMES: Mapping[str, Mapping[str, list[str]]] = {
+    "example.com": {"TXT": ['"v=spf1 mx include:_spf.example.com include:_spf.example.net -all"'], "MX": ["10 mx.example.com."]},
+    "mx.example.com": {"A": ["192.0.2.1"]},
+    "_spf.example.com": {"TXT": ['"v=spf1 ip4:192.0.2.0/28 ip4:198.51.100.0/24 ip6:2001:db8::/32 ~all"']},
+    "_spf.example.net": {"TXT": ['"v=spf1 ip4:203.0.113.0/24 ip4:127.0.0.0/8 ~all"']},
+    "client.example.com": {"A": ["127.0.0.1"], "TXT": ['"v=spf1 a -all"']},
+    "1.0.0.127.in-addr.arpa": {"PTR": ["client.example.com."]},
+}
+"""What the DNS says about the clients of load.py: they pass everything."""
+
+
 @frozen
 class Wish:
     """What a case wants of a server besides mail."""
 
     sink: int | None = None  # the port of the next hop; None: discard
     tls: bool = False
+    name_server: str = ""  # its address; it knows the names in `NAMES`
 
 
 def _certificate(folder: Path) -> Path:
@@ -101,16 +140,30 @@ def _certificate(folder: Path) -> Path:
     return file
 
 
-def _mailgw(folder: Path, port: int, wish: Wish, workers: int = 1) -> list[object]:
+def _mailgw(folder: Path, port: int, wish: Wish, *, workers: int = 1, records: bool = True, policies: bool = False) -> list[object]:
     gateway = 'type = "discard"' if wish.sink is None else f'type = "smarthost"\naddress = "127.0.0.1:{wish.sink}"\ntls = "never"'
-    tls = 'starttls = "never"'
+    listen = 'starttls = "never"'
     if wish.tls:
         file = _certificate(folder)
-        tls = f'tls = "default"\n[tls.default]\ncertificate = "{file}"\nkey = {{ file = "{file}" }}'
-    several = f"workers = {workers}" if workers > 1 else ""
+        listen = f'tls = "default"\n[tls.default]\ncertificate = "{file}"\nkey = {{ file = "{file}" }}'
+    server = f"workers = {workers}" if workers > 1 else ""
+    if policies:
+        listen += '\npolicies = ["lists", "reverse", "helo", "spf", "grey", "rate"]'
+        server += f'\nresolvers = ["{wish.name_server}"]'
+        _make_known(folder / "state" / "memory.db")
+    rest = ("" if records else _NO_RECORDS) + (_SIX if policies else "")
     file = folder / "mailgw.toml"
-    file.write_text(_MAILGW.format(port=port, gateway=gateway, tls=tls, workers=several))
+    file.write_text(_MAILGW.format(port=port, gateway=gateway, listen=listen, server=server, rest=rest))
     return [_BIN / "twistd", "-n", "--pidfile=", f"--logfile={folder}/log", "mailgw", "--config", file]
+
+
+def _make_known(memory: Path) -> None:
+    """Let the greylist know the network that load.py's clients come from, as if mail from there had come again."""
+    memory.parent.mkdir()
+    now = time.time()
+    database = MemoryDatabase(memory, ROOM)
+    database.transact([partial(database.remember, now, key="greylist:known 127.0.0.0/24", value="", lifetime=86400.0)], now, True)
+    database.close()
 
 
 def _python(script: str, folder: Path, port: int, wish: Wish) -> list[object]:
@@ -177,6 +230,9 @@ SERVERS = {
         ),
         Server("mailgw", _mailgw, 0.5, _NO_WORKERS),
         Server("2 workers", partial(_mailgw, workers=2), 0.5, _NO_WORKERS),
+        Server("no records", partial(_mailgw, records=False), 0.5),
+        Server("six policies", partial(_mailgw, records=False, policies=True), 0.5),
+        Server("policies and records", partial(_mailgw, policies=True), 0.5),
         Server(
             "postfix",
             _postfix,

@@ -7,8 +7,6 @@ from cases import Case, Figures
 
 __all__ = ["markdown"]
 
-_COMPARED = ("bare", "postfix", "mailgw")  # to whom others are, where they were measured
-
 
 def markdown(results: Iterable[tuple[Case, Mapping[str, Figures], Mapping[str, Sequence[Figures]]]]) -> Iterator[str]:
     """The lines, from each case with its medians and all its turns by server. What servers are compared by is bold."""
@@ -47,5 +45,5 @@ def _milliseconds(value: float | None) -> str:
 def _compared(case: Case, server: str, rows: Mapping[str, Figures]) -> str:
     """How often the figure of another server goes into this one's."""
     own = asdict(rows[server])[case.headline]
-    others = [name for name in _COMPARED if name in rows and name != server and (name != "mailgw" or server == "2 workers")]
+    others = [name for name in case.compared if name in rows and name != server]
     return ", ".join(f"{own / other:.2f} x {name}" for name in others if (other := asdict(rows[name])[case.headline]))

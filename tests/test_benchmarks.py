@@ -250,6 +250,7 @@ def run(*options):
         pytest.param("latency", ["mailgw"], "p99", id="latency"),
         pytest.param("STARTTLS", ["mailgw"], "cpu", id="starttls"),
         pytest.param("start-up", ["mailgw"], "p50", id="start-up"),
+        pytest.param("policies and records", ["no records", "policies and records"], "cpu", id="policies"),
     ],
 )
 def test_a_run_gives_a_table_and_figures(tmp_path, only, servers, headline):
@@ -305,4 +306,5 @@ def test_the_table(tools):
 def test_an_unknown_server_is_named():
     done = run("--servers", "bare,sendmail")
     assert done.returncode == 2
-    assert "no server sendmail; there are bare, mailgw, 2 workers, postfix, aiosmtpd" in done.stderr
+    known = "bare, mailgw, 2 workers, no records, six policies, policies and records, postfix, aiosmtpd"
+    assert f"no server sendmail; there are {known}" in done.stderr
