@@ -26,7 +26,13 @@ def test_a_policy_imports_what_the_api_offers(path):
 
 
 def test_what_is_not_in_the_api_is_found():
-    source = "import mailgw.tls\nfrom mailgw.journal import Fault\nfrom mailgw.values.decision import reject\nfrom mailgw.policies.action import act"
+    lines = [
+        "import mailgw.tls",
+        "from mailgw.journal import Fault",
+        "from mailgw.values.decision import reject",
+        "from mailgw.policies.action import act",
+    ]
+    source = "\n".join(lines)
     assert sorted(foreign(source)) == ["mailgw.journal.Fault", "mailgw.tls"]
 
 
