@@ -1,8 +1,10 @@
 """Asking policies, one after the other, within a time limit. Closed by default: a fault is a deferral, never a "yes"."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from inspect import iscoroutine
 from traceback import format_exc
+from types import coroutine
 from typing import Any, Literal
 
 from attrs import frozen
@@ -68,7 +70,12 @@ async def settled_within(answer: Any, seconds: float, clock: IReactorTime) -> An
     Raises what it raises, or twisted.internet.defer.TimeoutError (the awaited is cancelled).
     """
     if iscoroutine(answer):
-        answer = Deferred.fromCoroutine(answer)
+        # Most have nothing to wait for, and then it costs little more than a call.
+        try:
+            awaited = answer.send(None)
+        except StopIteration as end:
+            return end.value
+        answer = Deferred.fromCoroutine(_rest_of(answer, awaited))
     elif not isinstance(answer, Deferred):
         if not isinstance(answer, Awaitable):
             return answer
@@ -80,6 +87,24 @@ async def settled_within(answer: Any, seconds: float, clock: IReactorTime) -> An
 
 async def _awaited(answer: Awaitable[Any]) -> Any:
     return await answer
+
+
+@coroutine
+def _rest_of(answer: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
+    """What follows in a coroutine after its first step, which gave ``awaited``."""
+    step: Callable[[], Any]
+    while True:
+        try:
+            step = partial(answer.send, (yield awaited))
+        except GeneratorExit:
+            answer.close()
+            raise
+        except BaseException as problem:
+            step = partial(answer.throw, problem)
+        try:
+            awaited = step()
+        except StopIteration as end:
+            return end.value
 
 
 @frozen

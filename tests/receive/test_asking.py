@@ -3,11 +3,13 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, TimeoutError, succeed
+from twisted.internet.task import Clock
 
 from mailgw.api import HeaderField, Reply, defer, discard, permit, proceed, quarantine, reject
 from mailgw.journal import Accepted, Discarded, Fault, Held, Refused
 from mailgw.policies.relay import Permit
+from mailgw.receive.asking import settled_within
 from mailgw.testing.server import MemoryServer
 
 OURS = Permit(to=frozenset({"example.org"}), name="ours")
@@ -211,3 +213,56 @@ def test_policies_are_asked_in_order_until_one_refuses():
     server = MemoryServer(permits=[OURS], policies=opinions)
     deliver(server)
     assert asked == ["first", "second"]
+
+
+# ── Coroutines that wait, and those that need not ──
+
+
+class Waiting:
+    """Waits for each of its Deferreds in turn, survives those that fail, and says so when it is cancelled."""
+
+    def __init__(self, count):
+        self.awaited = [Deferred() for _ in range(count)]
+        self.seen = []
+
+    async def answer(self):
+        try:
+            for one in self.awaited:
+                try:
+                    self.seen.append(await one)
+                except ValueError as problem:
+                    self.seen.append(str(problem))
+        finally:
+            self.seen.append("over")
+        return "answered"
+
+
+def test_a_coroutine_is_waited_for_step_by_step():
+    waiting, clock = Waiting(3), Clock()
+    settled = Deferred.fromCoroutine(settled_within(waiting.answer(), 30, clock))
+    waiting.awaited[0].callback("one")
+    waiting.awaited[1].errback(ValueError("two"))
+    assert not settled.called
+    waiting.awaited[2].callback("three")
+    assert settled.result == "answered"
+    assert waiting.seen == ["one", "two", "three", "over"]
+    assert clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("steps", [0, 1], ids=["at the first", "later"])
+def test_a_coroutine_that_takes_too_long_is_cancelled_where_it_waits(steps):
+    waiting, clock = Waiting(2), Clock()
+    settled = Deferred.fromCoroutine(settled_within(waiting.answer(), 30, clock))
+    for one in waiting.awaited[:steps]:
+        one.callback("came")
+    clock.advance(31)
+    assert waiting.seen == ["came"] * steps + ["over"]
+    assert settled.result.check(TimeoutError) is TimeoutError
+    settled.addErrback(lambda _: None)
+
+
+def test_a_coroutine_with_nothing_to_wait_for_has_no_time_limit_to_set():
+    clock = Clock()
+    clock.callLater = None  # nobody may ask for it
+    settled = Deferred.fromCoroutine(settled_within(Waiting(0).answer(), 30, clock))
+    assert settled.result == "answered"
