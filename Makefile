@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint bench soak crash clean
+.PHONY: run test lint bench soak crash million clean
 run: $(VENV)/ready
 	$(BIN)/twistd -n mailgw
 
@@ -24,6 +24,10 @@ soak: $(VENV)/ready
 # Some minutes: fifty times kill -9 under load; what is lost or in pieces is a failure.
 crash: $(VENV)/ready
 	$(BIN)/python tests/live/crash.py $(ARGS)
+
+# Five minutes and 3 GB of disk: a million waiting messages, half of them for a dead host; a start or new mail that is slow is a failure.
+million: $(VENV)/ready
+	$(BIN)/python tests/live/million.py $(ARGS)
 
 $(VENV)/ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

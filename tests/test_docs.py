@@ -150,7 +150,7 @@ def test_each_fault_is_tried_by_a_test_that_is_there():
     _, _, page = (REPOSITORY / "docs/operating.md").read_text().partition("## When something breaks\n")
     rows = [line.split(" | ") for line in page.partition("\n## ")[0].splitlines() if line.startswith("| ")][1:]
     assert len(rows) > 20
-    named = [re.findall(r"`(?:tests/)?([\w/]+\.py::\w+)`", row[-1]) for row in rows]
+    named = [re.findall(r"`(?:tests/)?([\w/]+\.py::[\w:]+)`", row[-1]) for row in rows]
     assert [row[0] for row, tests in zip(rows, named, strict=True) if not tests] == []
     tests = sorted({f"tests/{test}" for of_row in named for test in of_row})
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *tests]

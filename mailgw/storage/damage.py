@@ -22,7 +22,7 @@ from mailgw.storage.trouble import translated
 
 __all__ = ["damage", "damaged_folders", "highest_number", "mark", "set_aside"]
 
-_PATIENCE = 2.0  # seconds for looking into it at the start; what is not seen by then is found when it is read
+_PATIENCE = 1.0  # seconds for looking into it at the start; what is not seen by then is found when it is read
 _STEPS = 20_000  # of SQLite's machine between two looks at the time
 _MARGIN = 1_000_000  # message numbers left out behind what can still be read: some may not be seen any more
 _MAGIC = (0x377F0682, 0x377F0683)

@@ -32,7 +32,7 @@ address = "{address}"
 tls = "never"
 retry = ["{retry}"]
 """
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
 
 def send(gateway, name, size=500):
@@ -89,7 +89,7 @@ def set_clock(file, hours):
 
 @pytest.mark.parametrize("hours", [10, -10], ids=["forward", "back"])
 def test_the_clock_is_set(tmp_path, hours):
-    if not FAKETIME.exists():
+    if FAKETIME is None:
         pytest.skip("libfaketime is not installed")
     clock = tmp_path / "clock"
     set_clock(clock, 0)
