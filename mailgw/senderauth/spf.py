@@ -111,13 +111,53 @@ async def check_host(
         asked = _a_label(domain)
     except ValueError as problem:
         return SpfAnswer("none", domain, problem=str(problem))
+    earlier = _answers.get((ip, asked))
+    if earlier is not None and await _holds(earlier, resolver):
+        return earlier
     asking = _Asking(resolver, ip, local_part, _speakable(sender_domain), _speakable(helo), receiver, time)
     try:
         answer = await asking.check(asked, 0, True)
     except (_TempError, _PermError) as problem:
         result: Result = "temperror" if isinstance(problem, _TempError) else "permerror"
         answer = SpfAnswer(result, asked, "", str(problem), "", asking.record, asking.record_domain, tuple(asking.way))
-    return evolve(answer, domain=asked, steps=tuple(asking.steps), lookups=tuple(asking.lookups))
+    answer = evolve(answer, domain=asked, steps=tuple(asking.steps), lookups=tuple(asking.lookups))
+    if not asking.has_expanded:
+        _keep((ip, asked), answer)
+    return answer
+
+
+# The same clients write for the same domains every day. Where no macro was expanded, the answer depends on what the DNS said and on
+# nothing else: while it says the same again, which its cache knows, there is nothing to find out anew.
+_MOST_ANSWERS = 1000
+_MOST_LOOKUPS = 20  # of an answer that is kept, and
+_MOST_OCTETS = 4000  # of texts in them
+_answers: dict[tuple[IP, str], SpfAnswer] = {}
+
+
+async def _holds(answer: SpfAnswer, resolver: IResolver) -> bool:
+    """Whether all questions behind it would be answered as they were."""
+    for one in answer.lookups:
+        try:
+            found = await resolver.lookup(one.name, one.kind)
+        except LookupFailed:
+            return False
+        if found is not one.found and found != one.found:
+            return False
+    return True
+
+
+def _keep(key: tuple[IP, str], answer: SpfAnswer) -> None:
+    _answers.pop(key, None)
+    lookups = answer.lookups
+    if answer.result == "temperror" or len(lookups) > _MOST_LOOKUPS or sum(map(_octets, lookups)) > _MOST_OCTETS:
+        return
+    if len(_answers) >= _MOST_ANSWERS:
+        del _answers[next(iter(_answers))]
+    _answers[key] = answer
+
+
+def _octets(lookup: SpfLookup) -> int:
+    return sum(len(one) if isinstance(one, bytes | str) else 50 for one in lookup.found.records) if lookup.found else 0
 
 
 @define
@@ -133,6 +173,7 @@ class _Asking:
     time: float
     terms: int = 0
     void: int = 0
+    has_expanded: bool = False  # macros, so that the answer may depend on more than address, domain and DNS
     validated: list[str] | None = None  # the client's names that hold
     record: str = ""  # the one that is being read
     record_domain: str = ""
@@ -287,6 +328,7 @@ class _Asking:
 
     def values(self, domain: str, in_explanation: bool = False) -> dict[str, str | Callable[[], Awaitable[str]]]:
         """§7.2."""
+        self.has_expanded = True
         local_part = self.local_part
         known: dict[str, str | Callable[[], Awaitable[str]]] = {
             "s": f"{local_part}@{self.sender_domain}",

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailgw.interfaces import LookupFailed
+from mailgw.senderauth import spf
 from mailgw.senderauth.spf import check_host
 from mailgw.senderauth.spf_macros import BadRecord
 from mailgw.senderauth.spf_record import is_spf, parse_record
@@ -641,3 +642,61 @@ def test_what_is_made_to_take_long_does_not():
     records += [f"v=spf1 a:x{'/1' * 7000} -all", f"v=spf1 exists:{'%{d}' * 3000}! -all", "v=spf1 " + "ip4:9.9.9.9 " * 1200]
     for record in records:
         assert ask(record, sender=f"{'x.' * 31}x@e.example.com").result in ("permerror", "fail", "neutral")
+
+
+# ── What was found out before ──
+
+
+class Counting:
+    """A resolver that counts, and whose names can change."""
+
+    def __init__(self, names):
+        self.names, self.asked = names, []
+
+    async def lookup(self, name, kind):
+        self.asked.append((name, kind))
+        return await zone(self.names).lookup(name, kind)
+
+
+BEFORE = {
+    "again.example": {"TXT": ["v=spf1 include:more.again.example a -all"], "A": ["1.2.3.9"]},
+    "more.again.example": {"TXT": ["v=spf1 ip4:1.2.3.0/29 -all"]},
+}
+CHANGES = {
+    "nothing": ({}, "fail"),
+    "the record": ({"again.example": {"TXT": ["v=spf1 ~all"]}}, "softfail"),
+    "an included record": ({"more.again.example": {"TXT": ["v=spf1 ip4:1.2.3.0/24 -all"]}}, "pass"),
+    "an address": ({"again.example": {**BEFORE["again.example"], "A": ["1.2.3.44"]}}, "pass"),
+    "the included domain is gone": ({"more.again.example": {}}, "permerror"),
+    "a name server is down": ({"more.again.example": LookupFailed}, "temperror"),
+    "the domain is gone": ({"again.example": {}}, "none"),
+}
+
+
+@pytest.mark.parametrize(("change", "result"), CHANGES.values(), ids=CHANGES)
+def test_an_answer_is_given_again_only_while_the_dns_says_the_same(change, result):
+    resolver, ip = Counting(BEFORE), ip_address("1.2.3.44")
+    first = run(check_host(resolver, ip, "again.example", "ann@again.example"))
+    assert first.result == "fail"
+    questions = list(resolver.asked)
+    resolver.names, resolver.asked = {**BEFORE, **change}, []
+    second = run(check_host(resolver, ip, "again.example", "ben@again.example"))
+    assert second.result == result
+    assert (second is first) == (not change)
+    assert change or resolver.asked == questions
+    resolver.names = BEFORE
+    assert run(check_host(resolver, ip, "again.example", "ann@again.example")) == first
+
+
+def test_what_depends_on_the_sender_is_found_out_for_each():
+    record = "v=spf1 exists:%{l}.each.example -all"
+    resolver, ip = zone({"each.example": {"TXT": [record]}, "ann.each.example": {"A": ["127.0.0.2"]}}), ip_address("1.2.3.4")
+    for sender, result in (("ann", "pass"), ("ben", "fail"), ("ann", "pass")):
+        assert run(check_host(resolver, ip, "each.example", f"{sender}@each.example")).result == result
+
+
+def test_not_more_answers_than_a_thousand_are_kept():
+    resolver = zone({"many.example": {"TXT": ["v=spf1 -all"]}})
+    for number in range(1100):
+        run(check_host(resolver, ip_address(number), "many.example", "a@many.example"))
+    assert len(spf._answers) == 1000
