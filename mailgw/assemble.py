@@ -16,7 +16,7 @@ from zope.interface.interface import InterfaceClass
 
 from mailgw.components import POLICIES, build
 from mailgw.config.matrix import find_open_relays
-from mailgw.config.members import Gateways, check_members
+from mailgw.config.members import Gateways, check_members, check_named
 from mailgw.config.model import Configuration, Listener, PermitRule, RouteRule
 from mailgw.config.reading import read
 from mailgw.credentials import IAccounts, ILoginGuard
@@ -259,12 +259,16 @@ class _Building:
     house: House
     report: Report
     policies: dict[str, Asked] = field(factory=dict)
+    gateways: Gateways = field(factory=Gateways)
 
     def parts(self) -> Parts:
         configuration = self.configuration
+        gateways = self.gateways
+        house = {**self.house, IGateways: gateways}
         for name, policy in configuration.policy.items():
-            component = build(policy.part, POLICIES, self.house, configuration.context, self.report)
+            component = build(policy.part, POLICIES, house, configuration.context, self.report)
             if component is not None:
+                check_named(component, policy.part, configuration, self.report)
                 self.policies[name] = Asked(
                     name,
                     component,
@@ -282,9 +286,8 @@ class _Building:
             for name, listener in configuration.listen.items()
             if listener.kind != "pop3"
         }
-        gateways = Gateways()
         for name, gateway in configuration.gateway.items():
-            component = build(gateway.part, (IGateway,), {**self.house, IGateways: gateways}, configuration.context, self.report)
+            component = build(gateway.part, (IGateway,), house, configuration.context, self.report)
             if component is not None:
                 gateways.by_name[name] = component
         accounts = {}
@@ -331,7 +334,10 @@ class _Building:
     def route(self, rule: RouteRule) -> Rule | None:
         recipients = None
         if rule.recipients_of is not None:
-            recipients = build(rule.recipients_of, (IRecipientPolicy,), self.house, self.configuration.context, self.report)
+            house = {**self.house, IGateways: self.gateways}
+            recipients = build(rule.recipients_of, (IRecipientPolicy,), house, self.configuration.context, self.report)
+            if recipients is not None:
+                check_named(recipients, rule.recipients_of, self.configuration, self.report)
         if rule.part is not None:
             route = build(rule.part, (IRoute,), self.house, self.configuration.context, self.report)
         else:

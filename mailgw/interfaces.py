@@ -113,6 +113,19 @@ class IDomainGateway(IGateway):
     """A gateway whose next hop follows from the recipient's domain, as with MX: shipments are made for one domain each."""
 
 
+class IAskableGateway(IGateway):
+    """A gateway that can find out whether its next hop would take mail for somebody, without sending any::
+
+        outcome = await gateway.ask(Address.parse("ben@example.org"))
+    """
+
+    def ask(recipient: Address, next_hop: str = "") -> Awaitable[Outcome]:
+        """Delivered: it would take it. Never: it knows nobody of that name. Later: it cannot be asked now, or does not tell.
+
+        ``next_hop`` is what a `Shipment` would have there. Nothing is delivered.
+        """
+
+
 # ── What happened ──
 
 
@@ -242,7 +255,7 @@ class IPostOffice(Interface):
 
 
 class IGateways(Interface):
-    """The gateways of the configuration, by name; only for gateways, which hand on to others with it::
+    """The gateways of the configuration, by name; only for gateways, which hand on to others with it, and for policies::
 
         outcomes = self.others[self.gateways[0]].deliver(shipment)
 

@@ -10,15 +10,16 @@ from zope.interface import implementer
 from mailgw.config.model import Configuration
 from mailgw.interfaces import IDomainGateway, IGateway, IGateways
 from mailgw.problems import Place, Report, nearest
+from mailgw.settings import Part
 from mailgw.values.delivery import GatewayName
 
-__all__ = ["Gateways", "check_members"]
+__all__ = ["Gateways", "check_members", "check_named"]
 
 
 @implementer(IGateways)
 @define
 class Gateways:
-    """What gateways get for ``given(IGateways)``; ``by_name`` is filled while they are made."""
+    """What gateways and policies get for ``given(IGateways)``; ``by_name`` is filled while they are made."""
 
     by_name: dict[str, IGateway] = field(factory=dict)
 
@@ -44,6 +45,13 @@ def check_members(configuration: Configuration, gateways: Gateways, report: Repo
             elif way := _way(member, name, members):
                 report.error(at, f"leads back to this gateway: {' -> '.join([name, *way])}")
     return frozenset(member for named in members.values() for _, member in named)
+
+
+def check_named(component: Any, part: Part, configuration: Configuration, report: Report) -> None:
+    """See that the names of gateways in a policy's settings are those of gateways."""
+    for below, named in _named(component):
+        if named not in configuration.gateway:
+            report.error((*part.at, below[0]), f"there is no [gateway.{named}]{nearest(named, configuration.gateway)}")
 
 
 def _named(component: Any) -> Iterator[tuple[Place, GatewayName]]:

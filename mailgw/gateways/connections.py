@@ -23,7 +23,7 @@ from mailgw.smtp.framing import Nature
 from mailgw.smtp.sasl_client import Proof
 from mailgw.values.address import Address
 from mailgw.values.content import Content
-from mailgw.values.delivery import Fate, Outcome, Shipment, later, never
+from mailgw.values.delivery import Fate, Outcome, Shipment, delivered, later, never
 from mailgw.values.reply import Reply
 
 __all__ = ["ATTEMPT_TIMEOUT", "Connections", "kept_connections", "refused_by"]
@@ -82,10 +82,11 @@ class Connections:
             left = evolve(left, recipients=again)
         return outcomes
 
-    async def ask(self, recipient: Address, hops: Iterable[NextHop]) -> Asked:
-        """What the first next hop that can be reached says about a recipient; 421 where none could be."""
-        answer = Asked(Reply(421, "4.4.1", "no next hop is known"), is_final=False)
+    async def ask(self, recipient: Address, hops: Iterable[NextHop]) -> Outcome:
+        """What the first next hop that can be reached says about a recipient, as `IAskableGateway.ask` gives it."""
+        answer, peer = Asked(Reply(421, "4.4.1", "no next hop is known"), is_final=False), ""
         for hop in hops:
+            peer = hop.label
             try:
                 talk, is_new = await self._take(hop, self.mode)
                 answer = await talk.ask(recipient)
@@ -98,7 +99,10 @@ class Connections:
             self._keep(hop, self.mode, talk)
             if answer.reply.code != 421:
                 break
-        return answer
+        if answer.is_final and answer.reply.is_positive:
+            return delivered(answer.reply, peer)
+        # What is said about us, or about mail without a sender, says nothing about the recipient.
+        return never(answer.reply, peer) if answer.is_final and answer.reply.is_permanent else later(answer.reply, peer)
 
     def close(self) -> None:
         """Close the unused connections now, the others when what is under way is over; open no more to keep."""

@@ -11,7 +11,7 @@ from mailgw.gateways.connections import ATTEMPT_TIMEOUT, Connections, kept_conne
 from mailgw.gateways.naming import a_next_hop, next_hops
 from mailgw.gateways.outgoing_tls import TlsMode, authorities_there
 from mailgw.given import given
-from mailgw.interfaces import IDialer, IGateway, IIdentity, IResolver, LookupFailed
+from mailgw.interfaces import IAskableGateway, IDialer, IIdentity, IResolver, LookupFailed
 from mailgw.values.address import Address
 from mailgw.values.delivery import Outcome, Shipment, later
 from mailgw.values.quantities import Duration
@@ -20,7 +20,7 @@ from mailgw.values.reply import Reply
 __all__ = ["Lmtp"]
 
 
-@implementer(IGateway)
+@implementer(IAskableGateway)
 @frozen
 class Lmtp:
     """``type = "lmtp"``: final delivery by the servers of ``address``, tried in order until one can be reached."""
@@ -48,6 +48,14 @@ class Lmtp:
             outcome = later(Reply(451, "4.4.3", str(problem)), unreachable=True)
             return {recipient.address: outcome for recipient in shipment.recipients}
         return await self._connections.deliver(shipment, hops)
+
+    async def ask(self, recipient: Address, next_hop: str = "") -> Outcome:  # noqa: ARG002 - the contract's
+        addresses = [self.address] if isinstance(self.address, str) else self.address
+        try:
+            hops = await next_hops(self.resolver, addresses, 24)
+        except LookupFailed as problem:
+            return later(Reply(451, "4.4.3", str(problem)), unreachable=True)
+        return await self._connections.ask(recipient, hops)
 
     def close(self) -> None:
         """Close the kept connections; those in use follow when their message is over."""

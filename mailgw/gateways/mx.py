@@ -14,7 +14,7 @@ from mailgw.gateways.naming import addresses_of, dialled
 from mailgw.gateways.next_hop import NextHop
 from mailgw.gateways.outgoing_tls import authorities_there
 from mailgw.given import given
-from mailgw.interfaces import IDialer, IDomainGateway, IIdentity, IResolver, LookupFailed
+from mailgw.interfaces import IAskableGateway, IDialer, IDomainGateway, IIdentity, IResolver, LookupFailed
 from mailgw.values.address import Address
 from mailgw.values.delivery import Outcome, Shipment, later, never
 from mailgw.values.quantities import Duration
@@ -31,7 +31,7 @@ class _NoWay(Exception):
         self.outcome = outcome
 
 
-@implementer(IDomainGateway)
+@implementer(IDomainGateway, IAskableGateway)
 @frozen
 class Mx:
     """``type = "mx"``: the mail servers of the recipient's domain, best preference first."""
@@ -63,6 +63,18 @@ class Mx:
             outcome = later(Reply(451, "4.4.3", f"the DNS has no answer for {domain} now: {problem}"), unreachable=True)
             return {recipient.address: outcome for recipient in shipment.recipients}
         return await self._connections.deliver(shipment, hops)
+
+    async def ask(self, recipient: Address, next_hop: str = "") -> Outcome:
+        domain = next_hop or recipient.domain
+        try:
+            hops = await self._next_hops(domain, requiretls=False)
+        except _NoWay as problem:
+            # That we are the domain's best server ourselves says nothing about its mailboxes.
+            reply = problem.outcome.reply
+            return later(Reply(451, "4.4.6", reply.text)) if reply.enhanced == "5.4.6" else problem.outcome
+        except LookupFailed as problem:
+            return later(Reply(451, "4.4.3", f"the DNS has no answer for {domain} now: {problem}"), unreachable=True)
+        return await self._connections.ask(recipient, hops)
 
     def close(self) -> None:
         """Close the kept connections; those in use follow when their message is over."""

@@ -13,7 +13,7 @@ from mailgw.gateways.naming import a_next_hop, next_hops
 from mailgw.gateways.outgoing_tls import VERIFIED, ClientCertificate, TlsMode, authorities_there
 from mailgw.gateways.server_login import ServerLogin, is_loopback
 from mailgw.given import given
-from mailgw.interfaces import IDialer, IGateway, IIdentity, IResolver, LookupFailed
+from mailgw.interfaces import IAskableGateway, IDialer, IIdentity, IResolver, LookupFailed
 from mailgw.values.address import Address
 from mailgw.values.delivery import Outcome, Shipment, later
 from mailgw.values.quantities import Duration
@@ -36,7 +36,7 @@ def _certificate(smarthost: "Smarthost") -> ClientCertificate | None:
     return ClientCertificate(smarthost.certificate, smarthost.key)
 
 
-@implementer(IGateway)
+@implementer(IAskableGateway)
 @frozen
 class Smarthost:
     """``type = "smarthost"``: the servers of ``address`` are tried in order until one takes or refuses the mail.
@@ -90,6 +90,14 @@ class Smarthost:
             outcome = later(Reply(451, "4.4.3", str(problem)), unreachable=True)
             return {recipient.address: outcome for recipient in shipment.recipients}
         return await self._connections.deliver(shipment, hops)
+
+    async def ask(self, recipient: Address, next_hop: str = "") -> Outcome:
+        addresses = [self.address] if isinstance(self.address, str) else self.address
+        try:
+            hops = await next_hops(self.resolver, [next_hop] if next_hop else addresses, 25)
+        except LookupFailed as problem:
+            return later(Reply(451, "4.4.3", str(problem)), unreachable=True)
+        return await self._connections.ask(recipient, hops)
 
     def close(self) -> None:
         """Close the kept connections; those in use follow when their message is over."""

@@ -196,7 +196,8 @@ def test_what_policies_remember_is_read_and_left_alone(place):
 
 
 def test_nobody_is_called_and_the_trouble_is_shown(place):
-    folder = place(rest='[[route]]\nto = "asked.example.org"\ngateway = "box"\nrecipients = { type = "ask", address = "127.0.0.1:9" }')
+    asked = '[[route]]\nto = "asked.example.org"\ngateway = "asked"\nrecipients = { type = "verify-recipient" }'
+    folder = place(rest=f'{asked}\n[gateway.asked]\ntype = "smarthost"\naddress = "127.0.0.1:9"\n')
     text = (folder / "mailgw.toml").read_text()
     head, _, last = text.rpartition("[[route]]")  # "otherwise" must stay the last one
     first, _, rest = head.partition("[[route]]")

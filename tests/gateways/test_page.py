@@ -45,5 +45,5 @@ def test_every_gateway_of_the_page_can_be_built(tmp_path: Path, monkeypatch: pyt
     tables = tomllib.loads(text)["gateway"]
     assert set(parts.gateways) == set(tables)
     ours = {point.name for point in entry_points(group="mailgw.components") if point.value.startswith("mailgw.gateways.")}
-    assert {table["type"] for table in tables.values()} == ours - {"ask"}  # a policy
+    assert {table["type"] for table in tables.values()} == ours
     assert parts.routing.by_domain == {"internet", "spread"}
