@@ -6,7 +6,6 @@ from ipaddress import ip_address
 from typing import Any
 
 from attrs import define, field
-from twisted.internet import tcp, unix
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
@@ -21,6 +20,7 @@ from mailgw.problems import BadConfiguration
 from mailgw.receive.aliases import read_aliases
 from mailgw.receive.peer import is_within, peer_of
 from mailgw.receive.proxying import ProxyFactory
+from mailgw.sharing import Crowd, take_over
 from mailgw.smtp.proxyline import LOCAL
 from mailgw.tls import ServerTls
 from mailgw.watchdog import Entrance, where_to_dial
@@ -83,18 +83,21 @@ def _certificates(configuration: Configuration, clock: IReactorTime) -> dict[str
     return tls
 
 
-def bind(opened: Sequence[Open], reactor: Any, journal: Journal, inherited: Mapping[str, int] | None = None) -> None:
+def bind(
+    opened: Sequence[Open], reactor: Any, journal: Journal, inherited: Mapping[str, int] | None = None, crowd: Crowd | None = None
+) -> None:
     """Bind all ports, or take them over from the parent process.
 
-    ``inherited``: descriptors of listening sockets by `socket_name`, which are closed here. Raises CannotBind.
+    ``inherited``: descriptors of listening sockets by `socket_name`, which are closed here; ``crowd``: all who have
+    them. Raises CannotBind.
     """
     problems: list[str] = []
     for one in opened:
         for text in one.listener.endpoint:
             factory = _factory(text, one, reactor, journal)
             try:
-                if inherited is not None:
-                    one.ports.append(_take_over(inherited[socket_name(one.listener, text)], factory, reactor))
+                if inherited is not None and crowd is not None:
+                    one.ports.append(take_over(inherited[socket_name(one.listener, text)], factory, crowd, reactor))
                     continue
                 deferred = _listen(one.listener.beneath_tls(text), factory, reactor)
             except KeyError:
@@ -154,51 +157,6 @@ def _collect(failure: Failure, endpoint: str, problems: list[str]) -> None:
     problem = failure.value
     reason = str(problem.socketError) if isinstance(problem, CannotListenError) else str(problem) or repr(problem)
     problems.append(f'cannot listen on "{endpoint}": {reason}')
-
-
-# ── Several processes at one socket ──
-
-
-class _SharedTcpPort(tcp.Port):
-    """One connection in each turn of the reactor, so that a burst is shared with the others who wait at the socket."""
-
-    def doRead(self) -> None:  # noqa: N802
-        self.numberAccepts = 1
-        super().doRead()  # type: ignore[no-untyped-call]
-
-
-class _SharedUnixPort(unix.Port):
-    """Likewise; the path and its mode belong to the process that bound it."""
-
-    _shouldShutdown = False  # noqa: N815
-
-    def startListening(self) -> None:  # noqa: N802
-        listening: Any = self._preexistingSocket
-        self._preexistingSocket = None
-        factory: Any = self.factory
-        factory.doStart()
-        self.socket, self.connected = listening, True
-        self.fileno = listening.fileno  # type: ignore[method-assign]
-        self.startReading()  # type: ignore[no-untyped-call]
-
-    def connectionLost(self, reason: Failure) -> None:  # noqa: N802
-        tcp.Port.connectionLost(self, reason)  # type: ignore[no-untyped-call]
-
-    def doRead(self) -> None:  # noqa: N802
-        self.numberAccepts = 1
-        super().doRead()  # type: ignore[no-untyped-call]
-
-
-def _take_over(descriptor: int, factory: Any, reactor: Any) -> Any:
-    # As `reactor.adoptStreamPort` does, which knows neither turns nor that a Unix socket is somebody else's.
-    with socket.socket(fileno=descriptor) as inherited:
-        inherited.setblocking(False)
-        if inherited.family == socket.AF_UNIX:
-            port: Any = _SharedUnixPort._fromListeningDescriptor(reactor, descriptor, factory)  # type: ignore[no-untyped-call]
-        else:
-            port = _SharedTcpPort._fromListeningDescriptor(reactor, descriptor, inherited.family, factory)  # type: ignore[no-untyped-call]
-    port.startListening()
-    return port
 
 
 # ── For the watchdog ──

@@ -34,6 +34,7 @@ class Post:
 
     number: int
     sockets: Mapping[str, int]  # descriptors of the listening sockets that it got from its parent, by `socket_name`
+    crowd: int  # the descriptor of what all of them know of each other, see `mailgw.sharing.Crowd`
 
 
 @frozen(eq=False)

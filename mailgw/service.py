@@ -36,6 +36,7 @@ from mailgw.observe.records import Records, make_reference
 from mailgw.part import Part, Post, Queue, left_over
 from mailgw.queue.dispatcher import Dispatcher
 from mailgw.receive.protocol import SmtpFactory
+from mailgw.sharing import Crowd
 from mailgw.storage.parts import part_of
 from mailgw.storage.sqlite import SqliteStore
 from mailgw.timekeeping import Timekeeper
@@ -118,7 +119,11 @@ class MailGateway(Service):
         """Bind all ports; what fails here ends the start."""
         configuration, post = self._configuration, self._post
         try:
-            bind(self._open, self._reactor, self._journal, post.sockets if post is not None else None)
+            if post is None:
+                bind(self._open, self._reactor, self._journal)
+            else:
+                crowd = Crowd(post.crowd, post.number, lambda: sum(one.sessions() for one in self._open))
+                bind(self._open, self._reactor, self._journal, post.sockets, crowd)
             if configuration.admin.metrics and post is None:
                 self._page = bind_page(configuration.admin.metrics, page(self._samples), self._reactor)
         except CannotBind as problem:

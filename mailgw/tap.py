@@ -28,7 +28,7 @@ from mailgw.observe.metrics import Metrics
 from mailgw.part import Post
 from mailgw.problems import BadConfiguration
 from mailgw.service import MailGateway
-from mailgw.workers.command import Command
+from mailgw.workers.command import CROWD, Command
 from mailgw.workers.lifeline import Lifeline
 from mailgw.workers.parent import Workers, socket_of
 
@@ -94,7 +94,7 @@ def _worker(
     admin = evolve(configuration.admin, socket=socket_of(configuration.admin.socket, number))
     configuration = evolve(configuration, listen=listen, admin=admin)
     metrics = Metrics() if admin.metrics else None
-    post = Post(number, sockets)
+    post = Post(number, sockets, sockets.pop(CROWD))
     gateway = MailGateway(
         configuration, parts, house, loop, _observers(json_path, number), manager=manager, metrics=metrics, post=post
     )

@@ -17,7 +17,7 @@ FLOORS = (
     {"receive", "policies", "queue", "routes", "gateways", "storage", "login", "fetching", "dns", "observe", "watchdog"},
     {"components", "config"},
     {"assemble", "safekeeping"},
-    {"tap", "service", "listening", "part", "house", "demo", "workers", "admin", "console", "api", "testing", "uvloop_reactor"},
+    {"tap", "service", "listening", "part", "sharing", "house", "demo", "workers", "admin", "console", "api", "testing", "uvloop_reactor"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 NO_TWISTED = {"values", "smtp", "senderauth"}
@@ -34,9 +34,12 @@ NEIGHBOURS = {
     ("service", "admin"),
     ("service", "listening"),
     ("service", "part"),
+    ("service", "sharing"),
+    ("listening", "sharing"),
     ("workers", "admin"),
     ("workers", "listening"),
     ("workers", "part"),
+    ("workers", "sharing"),
     ("workers", "service"),
 }
 

@@ -9,7 +9,10 @@ from typing import Any
 from attrs import frozen
 from twisted.python.reflect import qual
 
-__all__ = ["Command"]
+__all__ = ["CROWD", "Command"]
+
+CROWD = "crowd"
+"""What the descriptor of `mailgw.sharing.Crowd` is called among the sockets; names of those have a space."""
 
 _TWISTD = ("-P", "-c", "from twisted.scripts.twistd import run; run()")  # -P: no module is looked for where we happen to be
 _FIRST = 3  # the first descriptor that is not for standard input and output

@@ -33,9 +33,10 @@ from mailgw.observe.log import quicken
 from mailgw.observe.metrics import Samples, gauges_of, page
 from mailgw.part import left_over
 from mailgw.service import give_up
+from mailgw.sharing import Crowd
 from mailgw.storage.parts import part_of
 from mailgw.timekeeping import Timekeeper
-from mailgw.workers.command import Command
+from mailgw.workers.command import CROWD, Command
 from mailgw.workers.duty import hand_out
 from mailgw.workers.tally import Tally
 from mailgw.workers.worker import Ending, Worker
@@ -101,7 +102,8 @@ class Workers(Service):
         self._is_up = False
         self._is_stopping = False
         self._over: Deferred[None] = Deferred()
-        self._listening: dict[str, int] = {}
+        self._crowd = Crowd.gather()
+        self._listening: dict[str, int] = {CROWD: self._crowd.descriptor}
         self._page: Any = None
         self._admin: AdminSocket | None = None
         self._write_log: Callable[[], None] = lambda: None
@@ -185,6 +187,7 @@ class Workers(Service):
     def _ended(self, worker: Worker, ending: Ending) -> None:
         lived = self._reactor.seconds() - worker.started
         self._tally.bury(worker.number)
+        self._crowd.leave(worker.number)
         for part, holder in list(self._held.items()):
             if holder == worker.number:
                 del self._held[part]
