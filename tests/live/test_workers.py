@@ -110,6 +110,33 @@ class Workers:
         self.gateway.__exit__()
 
 
+def share_of_a_burst(both):
+    """How many of ten connections at once the worker got that got fewer."""
+    clients = [socket.socket() for _ in range(10)]
+    for client in clients:
+        client.setblocking(False)
+        with suppress(BlockingIOError):
+            client.connect(("127.0.0.1", both.port))
+
+    def sessions(number):
+        cards = both.workers() or {}
+        counts = [card.get("sessions", -1) for card in cards.values()]
+        return counts if counts and min(counts) >= 0 and sum(counts) == number else None
+
+    counts = wait_until(lambda: sessions(10), "ten sessions")
+    for client in clients:
+        client.close()
+    wait_until(lambda: sessions(0), "the end of the sessions")
+    return min(counts)
+
+
+def test_bursts_are_shared(tmp_path):
+    with Workers(tmp_path / "gateway") as both:
+        shares = [share_of_a_burst(both) for _ in range(10)]
+    # Five each would be 50; who comes first alone gives about 20.
+    assert sum(shares) >= 30, shares
+
+
 def is_running(pid):
     with suppress(ProcessLookupError):
         os.kill(pid, 0)
