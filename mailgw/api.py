@@ -75,7 +75,7 @@ from mailgw.values.delivery import (
     unknown,
 )
 from mailgw.values.facts import UNKNOWN_IP, ClientFacts, ContentFacts, RecipientFacts, SenderFacts, TlsFacts
-from mailgw.values.quantities import Duration, Rate, Size
+from mailgw.values.quantities import Duration, Rate, Size, parse_size
 from mailgw.values.reply import Reply
 from mailgw.values.secret import Secret
 
@@ -160,6 +160,7 @@ __all__ = [
     "later",
     "never",
     "parse_domain",
+    "parse_size",
     "permit",
     "proceed",
     "quarantine",

@@ -15,7 +15,8 @@ from mailgw.given import given
 from mailgw.interfaces import IClientPolicy, IClock, IRecipientPolicy, ISenderPolicy
 from mailgw.policies.database import first_row
 from mailgw.policies.kept_file import KeptFile
-from mailgw.values.address import Address, BadAddress, parse_domain
+from mailgw.policies.table_keys import domains_of, keys_of, parse_key
+from mailgw.values.address import BadAddress
 from mailgw.values.decision import Decision, Evidence, defer, discard, proceed, quarantine, reject
 from mailgw.values.facts import ClientFacts, RecipientFacts, SenderFacts
 
@@ -75,13 +76,13 @@ class AccessTable:
 
     def check_sender(self, facts: SenderFacts) -> Decision | Awaitable[Decision]:
         if self.on == "helo":
-            return self._look_up(_domains(facts.client.helo.lower()), facts.client.helo, "the client's own words")
+            return self._look_up(domains_of(facts.client.helo.lower()), facts.client.helo, "the client's own words")
         if self.on == "login" and facts.client.login:
             return self._look_up(iter([facts.client.login.lower()]), facts.client.login, "the login")
-        return self._look_up(_addresses(facts.sender), str(facts.sender) or "<>", "MAIL command") if self.on == "sender" else _FINE
+        return self._look_up(keys_of(facts.sender), str(facts.sender) or "<>", "MAIL command") if self.on == "sender" else _FINE
 
     def check_recipient(self, facts: RecipientFacts) -> Decision | Awaitable[Decision]:
-        return self._look_up(_addresses(facts.recipient), str(facts.recipient), "RCPT command") if self.on == "recipient" else _FINE
+        return self._look_up(keys_of(facts.recipient), str(facts.recipient), "RCPT command") if self.on == "recipient" else _FINE
 
     def _look_up(self, keys: Iterator[str], what: str, source: str) -> Decision | Awaitable[Decision]:
         if self._file is None:
@@ -128,20 +129,6 @@ def _decided(entry: _Entry, key: str, on: str, what: str, source: str) -> Decisi
 def _networks(ip: IPv4Address | IPv6Address) -> Iterator[str]:
     for length in range(ip.max_prefixlen, -1, -1):
         yield str(ip_network((ip, length), strict=False))
-
-
-def _domains(domain: str) -> Iterator[str]:
-    if domain:
-        yield domain
-    dot = domain.find(".")
-    while dot >= 0:
-        yield domain[dot:]
-        dot = domain.find(".", dot + 1)
-
-
-def _addresses(address: Address) -> Iterator[str]:
-    yield address.folded if address.domain else "<>"
-    yield from _domains(address.domain)
 
 
 # ── Lines ──
@@ -191,12 +178,7 @@ def _name_entries(file: IO[bytes], path: Path) -> _Entries:
     found = {}
     for key, entry in _lines(file, path):
         try:
-            if key == "<>":
-                found[key] = entry
-            elif "@" in key:
-                found[Address.parse(key).folded] = entry
-            else:
-                found[f".{parse_domain(key[1:])}" if key.startswith(".") else parse_domain(key)] = entry
+            found[parse_key(key)] = entry
         except BadAddress as problem:
             raise ValueError(f"{entry.where}: {key}: {problem}") from None
     return found

@@ -17,6 +17,7 @@ def act(
     text: str,
     *,
     status: str = "7.1",
+    code: str = "50",
     why: str = "",
     tag: str = "",
     evidence: tuple[Evidence, ...] = (),
@@ -24,14 +25,15 @@ def act(
 ) -> Decision:
     """The decision: ``text`` is for the peer, ``why`` (else the same) for us, ``tag`` what routes and later policies see.
 
-    ``status`` is the enhanced status without its class: "7.1" becomes 550 5.7.1 or 450 4.7.1.
+    ``status`` is the enhanced status without its class, ``code`` the reply code without its first digit: "7.1" becomes 550 5.7.1 or
+    450 4.7.1.
     """
     why = why or text
     match action:
         case "reject":
-            return reject(text, enhanced=f"5.{status}", why=why, evidence=evidence, remedy=remedy)
+            return reject(text, code=int(f"5{code}"), enhanced=f"5.{status}", why=why, evidence=evidence, remedy=remedy)
         case "defer":
-            return defer(text, enhanced=f"4.{status}", why=why, evidence=evidence, remedy=remedy)
+            return defer(text, code=int(f"4{code}"), enhanced=f"4.{status}", why=why, evidence=evidence, remedy=remedy)
         case "quarantine":
             return quarantine(why, evidence=evidence, remedy=remedy)
         case "discard":
