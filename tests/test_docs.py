@@ -14,9 +14,12 @@ A console command that shows no output must print none.
 import os
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
 import tomllib
+from contextlib import closing
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
@@ -144,6 +147,50 @@ def test_the_table_of_contracts_is_that_of_the_code():
         if name.endswith(("Policy", "Route", "Gateway", "Observer")) and name != "IDomainGateway" and name.startswith("I")
         for method in getattr(api, name).names()
     }
+
+
+POLICIES = REPOSITORY / "docs/policies.md"
+A_GATEWAY = """
+[server]
+hostname = "mx.example.org"
+state = "state"
+[listen.mx]
+kind = "relay"
+endpoint = "tcp:2525"
+policies = {names}
+[[permit]]
+on = "mx"
+to = "example.org"
+[[route]]
+otherwise = true
+gateway = "away"
+[gateway.away]
+type = "discard"
+"""
+
+
+@pytest.mark.parametrize(
+    "block", [one for one in blocks_of(POLICIES, POLICIES.read_text()) if one.language == "toml"], ids=lambda one: f"line {one.line}"
+)
+def test_each_policy_of_the_page_can_be_configured(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "access").write_text("192.0.2.0/24 accept\n")
+    with closing(sqlite3.connect(tmp_path / "access.db")) as connection:
+        connection.execute("CREATE TABLE access (key TEXT PRIMARY KEY, action TEXT, text TEXT)")
+    tables = tomllib.loads(block.text)
+    only = block.text[block.text.index("[policy.") :] if "listen" in tables else block.text
+    (tmp_path / "mailgw.toml").write_text(A_GATEWAY.format(names=list(tables["policy"])) + only)
+    configuration = read(tmp_path / "mailgw.toml")
+    assert set(configuration.policy) == set(tables["policy"])
+
+
+def test_the_page_has_all_policies():
+    rows = re.findall(r"^\| (?:\[`([\w-]+)`\]\(#([\w-]+)\)|`([\w-]+)`) \|", POLICIES.read_text(), re.MULTILINE)
+    assert all(name == section for name, section, _ in rows if name)
+    names = [name or other for name, _, other in rows]
+    assert names == sorted(names)
+    ours = [entry.name for entry in entry_points(group="mailgw.components") if entry.value.startswith("mailgw.policies.")]
+    assert names == sorted(name for name in ours if name not in ("list", "sql"))  # tables of recipients
 
 
 def test_each_fault_is_tried_by_a_test_that_is_there():
