@@ -46,7 +46,7 @@ from mailgw.values.address import Address
 from mailgw.values.content import Content
 from mailgw.values.decision import Verdict
 from mailgw.values.delivery import Envelope
-from mailgw.values.facts import ClientFacts, RecipientFacts, SenderFacts, TlsFacts
+from mailgw.values.facts import ClientFacts, RecipientFacts, RefusalFacts, SenderFacts, TlsFacts
 from mailgw.values.ledger import Put
 from mailgw.values.record import Opinion, Record, Way
 from mailgw.values.reply import Reply
@@ -153,6 +153,7 @@ class Conversation:
         self._transaction: Transaction | None = None
         self._count = 0  # transactions
         self._accepted = 0  # messages
+        self._refusals = 0
         self._findings = Findings()  # of client policies: they go with every transaction
         self._said: XClient | None = None
         self._since = reception.clock.seconds()  # the greeting or the last message
@@ -229,11 +230,22 @@ class Conversation:
         by, reply, why, ref = refusal.by, refusal.reply, refusal.why, refusal.ref
         self._reception.journal.note(Refused(self._client.session, stage, reply, by, sender, recipient, why, ref))
 
-    def _refuse(self, stage: str, refusal: Ruling) -> None:
+    async def _refuse(self, stage: str, refusal: Ruling) -> None:
+        await self._keep_back(stage, refusal.reply)
         self._note_refusal(stage, refusal)
         if self._transaction is not None:
             self._reception.teller.at_end(self._client, "refused", stage, self._transaction, refusal)
         self._engine.answer(refusal.reply)
+
+    async def _keep_back(self, stage: str, reply: Reply) -> None:
+        # Whoever is asked can only let the client wait: that it is refused is decided.
+        self._refusals += 1
+        rules = self._reception.rules.refusal
+        if rules:
+            findings = self._transaction.findings if self._transaction is not None else self._findings
+            facts = RefusalFacts(client=self._client, stage=stage, reply=reply, count=self._refusals, tags=findings.tags)
+            for asked in rules:
+                await self._reception.asker.ask(asked, "refusal", facts, findings.trail)
 
     async def _ask(self, rules: tuple[Asked, ...], stage: str, facts: Any, findings: Findings) -> Ruling | None:
         # The first who refuses, and why; what the others add is kept, and later ones see it.
@@ -347,7 +359,7 @@ class Conversation:
         )
         if not self._reception.room.has(event.size or 0):
             # RFC 1870 §6.1: said now, it saves the client the sending.
-            self._refuse("mail", Ruling("store", _FULL, "no room for new mail"))
+            await self._refuse("mail", Ruling("store", _FULL, "no room for new mail"))
             self._drop_transaction()
             return
         rules = self._reception.rules.sender
@@ -356,7 +368,7 @@ class Conversation:
             facts = SenderFacts(client=client, sender=event.sender, size=event.size, tags=findings.tags, results=findings.results)
             refusal = await self._ask(rules, "mail", facts, findings)
             if refusal is not None:
-                self._refuse("mail", refusal)
+                await self._refuse("mail", refusal)
                 self._drop_transaction()
                 return
         self._engine.answer(_SENDER_OK)
@@ -372,7 +384,7 @@ class Conversation:
         known = address in transaction.seen
         transaction.repeated += known
         if max(len(transaction.seen) + (not known), transaction.repeated) > reception.engine.max_recipients:
-            self._refuse_recipient(Way(str(address), _TOO_MANY_RECIPIENTS), Ruling("limits", _TOO_MANY_RECIPIENTS))
+            await self._refuse_recipient(Way(str(address), _TOO_MANY_RECIPIENTS), Ruling("limits", _TOO_MANY_RECIPIENTS))
             return
         if known:
             self._engine.answer(_RECIPIENT_OK)
@@ -390,12 +402,13 @@ class Conversation:
         if recipient is event.recipient:
             permitted = await self._permitted(facts, findings.trail)
             if isinstance(permitted, Ruling):
-                self._refuse_recipient(way, permitted)
+                await self._refuse_recipient(way, permitted)
                 return
             way = way._replace(permit=permitted.policy, permit_where=permitted.where, why=permitted.decision.why)
+        tags = facts.tags
         found = await self._found(facts)
         if isinstance(found, Ruling):
-            self._refuse_recipient(way, found)
+            await self._refuse_recipient(way, found)
             return
         way = Way(way.recipient, way.reply, *way[2:5], found.rule.name, found.rule.where, *found.destination)
         rules = reception.rules.recipient
@@ -406,7 +419,7 @@ class Conversation:
             discard = findings.discard
             refusal = await self._ask(rules, "rcpt", facts, findings)
             if refusal is not None:
-                self._refuse_recipient(way, refusal)
+                await self._refuse_recipient(way, refusal)
                 return
             if findings.discard != discard:
                 # Thrown away for this recipient only.
@@ -414,6 +427,8 @@ class Conversation:
                 findings.discard = discard
                 self._welcome(way, address)
                 return
+        if not transaction.recipients:
+            transaction.routed_with = tags
         transaction.recipients.append((recipient, found.destination))
         self._welcome(way, address)
 
@@ -423,8 +438,9 @@ class Conversation:
         self._transaction.ways.append(way)
         self._engine.answer(_RECIPIENT_OK)
 
-    def _refuse_recipient(self, way: Way, refusal: Ruling) -> None:
+    async def _refuse_recipient(self, way: Way, refusal: Ruling) -> None:
         assert self._transaction is not None
+        await self._keep_back("rcpt", refusal.reply)
         self._note_refusal("rcpt", refusal, way.recipient)
         self._transaction.ways.append(way._replace(reply=refusal.reply, ref=refusal.ref))
         self._reception.teller.of_recipient(self._client, self._transaction, refusal)
@@ -471,10 +487,10 @@ class Conversation:
         if not event.last:
             return
         if event.problem is not None:
-            self._refuse("data", Ruling("content", event.problem))
+            await self._refuse("data", Ruling("content", event.problem))
         elif transaction.disk_trouble:
             trouble = transaction.disk_trouble
-            self._refuse("data", Ruling("store", _FULL if trouble.errno in NO_ROOM else _TROUBLE, repr(trouble)))
+            await self._refuse("data", Ruling("store", _FULL if trouble.errno in NO_ROOM else _TROUBLE, repr(trouble)))
         else:
             await self._take(transaction, transaction.intake, event.is_ascii)
         self._drop_transaction()
@@ -486,16 +502,16 @@ class Conversation:
         try:
             content = intake.content()
             if hops(content) > reception.max_hops:
-                self._refuse("data", Ruling("hops", _LOOP))
+                await self._refuse("data", Ruling("hops", _LOOP))
                 return
         except OSError as problem:
-            self._refuse("data", Ruling("store", _TROUBLE, repr(problem)))
+            await self._refuse("data", Ruling("store", _TROUBLE, repr(problem)))
             return
         if reception.rules.content:
             facts = transaction.facts(self._client, content, now)
             refusal = await self._ask(reception.rules.content, "data", facts, findings)
             if refusal is not None:
-                self._refuse("data", refusal)
+                await self._refuse("data", refusal)
                 return
         if findings.discard or not transaction.recipients:
             if findings.discard:
@@ -517,9 +533,11 @@ class Conversation:
             if starts_folded(content):
                 added += b"\r\n"  # white space at the very beginning would continue our own field: it becomes body
         except OSError as problem:
-            self._refuse("data", Ruling("store", _TROUBLE, repr(problem)))
+            await self._refuse("data", Ruling("store", _TROUBLE, repr(problem)))
             return
         content = Content(content.original, content.original_size, added)
+        if findings.tags:
+            transaction.route_anew()
         await self._put(transaction, transaction.envelope(self._client, is_ascii, now), content)
 
     async def _put(self, transaction: Transaction, envelope: Envelope, content: Content) -> None:
@@ -527,7 +545,7 @@ class Conversation:
         try:
             put = await reception.store.put(envelope, content, transaction.recipients, hold)
         except StoreUnavailable as problem:
-            self._refuse("data", Ruling("store", _FULL if isinstance(problem, StoreFull) else _TROUBLE, str(problem)))
+            await self._refuse("data", Ruling("store", _FULL if isinstance(problem, StoreFull) else _TROUBLE, str(problem)))
             return
         # 250 means committed: from here it is ours, whatever becomes of this connection.
         self._accepted += 1

@@ -18,6 +18,9 @@ from mailgw.values.record import Opinion, Way
 __all__ = ["Findings", "Transaction"]
 
 
+_UNROUTED = Destination("", "")
+
+
 @mutable
 class Findings:
     """What policies that did not refuse had to say."""
@@ -62,6 +65,7 @@ class Transaction:
     count: int  # in the session, from 1
     findings: Findings
     recipients: list[tuple[Recipient, Destination]] = field(factory=list)
+    routed_with: frozenset[str] = frozenset()  # the tags that the first recipient's route knew
     seen: set[Address] = field(factory=set)  # who heard 250
     repeated: int = 0  # RCPT commands for them
     ways: list[Way] = field(factory=list)  # what became of each RCPT command
@@ -76,6 +80,11 @@ class Transaction:
             return ""
         address = str(self.recipients[0][0].address)
         return address if self.mail.smtputf8 or address.isascii() else ""
+
+    def route_anew(self) -> None:
+        """Leave it to the dispatcher to ask the routes again, where tags have come since they were asked."""
+        if self.findings.tags != self.routed_with:
+            self.recipients = [(recipient, _UNROUTED) for recipient, _ in self.recipients]
 
     def facts(self, client: ClientFacts, content: Content, now: float) -> ContentFacts:
         """What content policies are shown."""
