@@ -1,4 +1,4 @@
-"""The policies and settings of docs/operating.md that stand around logins can be built as they stand there."""
+"""The policies and settings of docs/logins.md that stand around logins can be built as they stand there."""
 
 import re
 import sqlite3
@@ -9,7 +9,7 @@ from mailgw.assemble import build_parts
 from mailgw.config.reading import read_text
 from mailgw.login.throttle import Throttling
 
-PAGE = Path(__file__).parents[2] / "docs" / "operating.md"
+PAGE = Path(__file__).parents[2] / "docs" / "logins.md"
 HEAD = """\
 [server]
 hostname = "mx.example.org"
@@ -37,7 +37,7 @@ def test_what_stands_around_logins_can_be_built(tmp_path):
         database.execute("CREATE TABLE alias(owner, address)")
     database.close()
     text = text.replace("/etc/mailgw/senders", f"{tmp_path}/senders").replace("/var/lib/mail/users.db", f"{tmp_path}/users.db")
-    configuration = read_text(text, "operating.md", tmp_path)
+    configuration = read_text(text, "logins.md", tmp_path)
     rules = build_parts(configuration, still_house()).rules["mx"]
     assert [len(stage) for stage in (rules.sender, rules.recipient, rules.content)] == [4, 1, 4]
     assert configuration.logins == Throttling()  # the page shows the defaults
