@@ -33,6 +33,7 @@ from mailgw.interfaces import (
     IObserver,
     IPostOffice,
     IRecipientPolicy,
+    IRefusalPolicy,
     IRelayPolicy,
     IResolver,
     IRoute,
@@ -74,7 +75,7 @@ from mailgw.values.delivery import (
     never,
     unknown,
 )
-from mailgw.values.facts import UNKNOWN_IP, ClientFacts, ContentFacts, RecipientFacts, SenderFacts, TlsFacts
+from mailgw.values.facts import UNKNOWN_IP, ClientFacts, ContentFacts, RecipientFacts, RefusalFacts, SenderFacts, TlsFacts
 from mailgw.values.quantities import Duration, Rate, Size, parse_size
 from mailgw.values.reply import Reply
 from mailgw.values.secret import Secret
@@ -121,6 +122,7 @@ __all__ = [
     "IPv6Address",
     "IPv6Network",
     "IRecipientPolicy",
+    "IRefusalPolicy",
     "IRelayPolicy",
     "IResolver",
     "IRoute",
@@ -136,6 +138,7 @@ __all__ = [
     "Rate",
     "Recipient",
     "RecipientFacts",
+    "RefusalFacts",
     "Refused",
     "Reply",
     "Route",

@@ -31,6 +31,7 @@ from mailgw.interfaces import (
     IMemory,
     IObserver,
     IRecipientPolicy,
+    IRefusalPolicy,
     IRelayPolicy,
     IRoute,
     ISenderPolicy,
@@ -198,7 +199,7 @@ def observing(parts: Parts) -> list[IObserver]:
 
 
 def _policies(parts: Parts) -> list[Any]:
-    stages = [(rules.client, rules.sender, rules.relay, rules.recipient, rules.content) for rules in parts.rules.values()]
+    stages = [(rules.client, rules.sender, rules.relay, rules.recipient, rules.content, rules.refusal) for rules in parts.rules.values()]
     return [asked.component for of_listener in stages for stage in of_listener for asked in stage]
 
 
@@ -329,6 +330,7 @@ class _Building:
             relay=relay,
             recipient=tuple(one for one in asked if IRecipientPolicy.providedBy(one.component)),
             content=tuple(one for one in asked if IContentPolicy.providedBy(one.component)),
+            refusal=tuple(one for one in asked if IRefusalPolicy.providedBy(one.component)),
         )
 
     def route(self, rule: RouteRule) -> Rule | None:

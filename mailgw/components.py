@@ -34,6 +34,7 @@ from mailgw.interfaces import (
     IGateway,
     IObserver,
     IRecipientPolicy,
+    IRefusalPolicy,
     IRelayPolicy,
     IRoute,
     ISenderPolicy,
@@ -48,7 +49,7 @@ GROUP = "mailgw.components"
 _OF_A_ROLE: dict[InterfaceClass, str] = {IAccounts: "accounts."}
 """What the names of entry points begin with that are looked for in one role only."""
 
-POLICIES: tuple[InterfaceClass, ...] = (IClientPolicy, ISenderPolicy, IRecipientPolicy, IContentPolicy)
+POLICIES: tuple[InterfaceClass, ...] = (IClientPolicy, ISenderPolicy, IRecipientPolicy, IContentPolicy, IRefusalPolicy)
 """What [policy.NAME] can be."""
 
 _CONTRACTS: tuple[InterfaceClass, ...] = (*POLICIES, IRelayPolicy, IRoute, IGateway, IDomainGateway, IObserver, IAccounts)

@@ -14,7 +14,7 @@ from mailgw.values.address import Address
 from mailgw.values.content import Content
 from mailgw.values.decision import Decision
 from mailgw.values.delivery import Destination, Envelope, Outcome, Recipient, Route, Shipment
-from mailgw.values.facts import ClientFacts, ContentFacts, RecipientFacts, SenderFacts
+from mailgw.values.facts import ClientFacts, ContentFacts, RecipientFacts, RefusalFacts, SenderFacts
 from mailgw.values.ledger import Entry, Notice, Order, Parcel, Put, Selection, Settlement
 from mailgw.values.quantities import Rate
 
@@ -77,6 +77,17 @@ class IContentPolicy(Interface):
 
     def check_content(facts: ContentFacts) -> Decision | Awaitable[Decision]:
         """Any decision but permit."""
+
+
+class IRefusalPolicy(Interface):
+    """Asked when a client is about to hear a refusal, whoever refuses; it can only let the client wait::
+
+        def check_refusal(self, facts):
+            return proceed(wait=min(facts.count, 10.0))
+    """
+
+    def check_refusal(facts: RefusalFacts) -> Decision | Awaitable[Decision]:
+        """Proceed; of the decision only `Decision.wait` is acted upon."""
 
 
 # ── Where to? ──

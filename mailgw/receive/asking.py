@@ -16,12 +16,12 @@ from mailgw.interfaces import LookupFailed, MemoryUnavailable
 from mailgw.journal import Fault, Journal
 from mailgw.settings import Network
 from mailgw.values.decision import Decision, Verdict, defer, proceed, reject
-from mailgw.values.facts import ClientFacts, ContentFacts, RecipientFacts, SenderFacts
+from mailgw.values.facts import ClientFacts, ContentFacts, RecipientFacts, RefusalFacts, SenderFacts
 from mailgw.values.record import Opinion
 
 __all__ = ["Asked", "Asker", "Rules", "settled_within"]
 
-Facts = ClientFacts | SenderFacts | RecipientFacts | ContentFacts
+Facts = ClientFacts | SenderFacts | RecipientFacts | ContentFacts | RefusalFacts
 
 
 @frozen
@@ -53,6 +53,7 @@ class Rules:
     relay: tuple[Asked, ...] = ()  # the permit rules; the end of the list means no
     recipient: tuple[Asked, ...] = ()
     content: tuple[Asked, ...] = ()
+    refusal: tuple[Asked, ...] = ()  # how long a refusal is kept back
 
 
 _METHODS = {
@@ -61,6 +62,7 @@ _METHODS = {
     "relay": "may_relay",
     "rcpt": "check_recipient",
     "data": "check_content",
+    "refusal": "check_refusal",
 }
 
 
@@ -118,7 +120,7 @@ class Asker:
         """The decision to act upon. What the policy said is added to the trail.
 
         Where it raises, takes too long or answers nonsense, its name is in the journal, and ``on_error`` says what follows:
-        451 4.3.0, if nothing else was chosen. ``stage`` is "connect", "mail", "relay", "rcpt" or "data".
+        451 4.3.0, if nothing else was chosen. ``stage`` is "connect", "mail", "relay", "rcpt", "data" or "refusal".
         """
         client = facts if isinstance(facts, ClientFacts) else facts.client
         if asked.skips(client):

@@ -141,6 +141,7 @@ class MemoryServer:
             relay=tuple(Asked(type(one).__name__, one, timeout) for one in permits),
             recipient=tuple(one for one in asked if hasattr(one.component, "check_recipient")),
             content=tuple(one for one in asked if hasattr(one.component, "check_content")),
+            refusal=tuple(one for one in asked if hasattr(one.component, "check_refusal")),
         )
         identity = Identity()
         settings = settings or ServerSettings(hostname=identity.hostname, starttls=True)

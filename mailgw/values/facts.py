@@ -9,8 +9,9 @@ from attrs import frozen
 from mailgw.values.address import Address
 from mailgw.values.content import Content
 from mailgw.values.decision import AuthResult
+from mailgw.values.reply import Reply
 
-__all__ = ["UNKNOWN_IP", "ClientFacts", "ContentFacts", "RecipientFacts", "SenderFacts", "TlsFacts"]
+__all__ = ["UNKNOWN_IP", "ClientFacts", "ContentFacts", "RecipientFacts", "RefusalFacts", "SenderFacts", "TlsFacts"]
 
 UNKNOWN_IP = IPv4Address("0.0.0.0")  # noqa: S104  # nobody's address (RFC 1122 §3.2.1.3), so in nobody's network
 """The address of a client for which a load balancer or proxy speaks without knowing it."""
@@ -81,3 +82,14 @@ class ContentFacts:
     arrived: datetime
     tags: frozenset[str] = frozenset()
     results: tuple[AuthResult, ...] = ()
+
+
+@frozen(kw_only=True)
+class RefusalFacts:
+    """A 4yz or 5yz that a client is about to hear."""
+
+    client: ClientFacts
+    stage: str  # "mail", "rcpt" or "data"
+    reply: Reply
+    count: int  # refusals in this session, this one included; not those of commands that the syntax or the order forbids
+    tags: frozenset[str] = frozenset()
