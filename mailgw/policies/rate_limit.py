@@ -2,37 +2,45 @@
 
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
-from ipaddress import ip_network
 from typing import Literal
 
 from attrs import field, frozen
 from zope.interface import implementer
 
 from mailgw.given import given
-from mailgw.interfaces import IClientPolicy, IContentPolicy, IMemory, IRecipientPolicy, ISenderPolicy
+from mailgw.interfaces import (
+    IClientPolicy,
+    IClock,
+    IContentPolicy,
+    IMemory,
+    IRecipientPolicy,
+    IRefusalPolicy,
+    ISenderPolicy,
+)
 from mailgw.policies.action import Action, act
+from mailgw.policies.who import client_of, network_of
 from mailgw.values.address import Address
 from mailgw.values.decision import Decision, Evidence, proceed
-from mailgw.values.facts import ClientFacts, ContentFacts, RecipientFacts, SenderFacts
+from mailgw.values.facts import ClientFacts, ContentFacts, RecipientFacts, RefusalFacts, SenderFacts
 from mailgw.values.quantities import Rate
 
 __all__ = ["RateLimit"]
 
-What = Literal["connections", "messages", "recipients", "bytes"]
+What = Literal["connections", "messages", "recipients", "bytes", "errors"]
 Per = Literal["client", "network", "login", "sender", "sender-domain", "recipient", "recipient-domain"]
 
 _LONGEST = 150  # characters of a name in a key
-_NETWORK = {4: 24, 6: 48}  # prefix lengths of "network"
-_ONE = {4: 32, 6: 64}  # of "client": who is one client
 
 
-@implementer(IClientPolicy, ISenderPolicy, IRecipientPolicy, IContentPolicy)
+@implementer(IClientPolicy, ISenderPolicy, IRecipientPolicy, IContentPolicy, IRefusalPolicy)
 @frozen
 class RateLimit:
     """``type = "rate-limit"``: acts on what comes faster than ``limit``, and says when to come again.
 
-    Connections are counted before the greeting, messages at MAIL, recipients at RCPT, bytes when the message is here. Policies
-    count for themselves, except those that have the same ``bucket``.
+    Connections are counted before the greeting, messages at MAIL, recipients at RCPT, bytes when the message is here. Errors are
+    refusals for good (5yz) at MAIL, RCPT and the end of a message, whoever refuses: a client with too many of them is sent away
+    when it connects, a login when it comes to MAIL, until there would be room for another error. Policies count for themselves,
+    except those that have the same ``bucket``.
     """
 
     limit: Rate
@@ -46,29 +54,38 @@ class RateLimit:
     tag: str = "too-fast"
     bucket: str = ""
     memory: IMemory = given(IMemory)
+    clock: IClock = given(IClock)
     _key: str = field(init=False)
     _size: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         if self.burst < 0:
             raise ValueError("burst must not be negative")
-        early = {"connections": ("client", "network", "login"), "messages": _NOT_OF_RECIPIENTS, "bytes": _NOT_OF_RECIPIENTS}
+        early: dict[str, tuple[str, ...]] = {"connections": ("client", "network", "login"), "errors": ("client", "network", "login")}
+        early |= {"messages": _NOT_OF_RECIPIENTS, "bytes": _NOT_OF_RECIPIENTS}
         if self.per not in early.get(self.what, (self.per,)):
             raise ValueError(f'{self.what} cannot be counted per {self.per}: say per = "{early[self.what][0]}"')
         object.__setattr__(self, "_key", f"rate:{self.bucket or f'{self.what} {self.per} {self.limit} {self.burst}'} ")
         object.__setattr__(self, "_size", self.burst or self.limit.count)
 
     def check_client(self, facts: ClientFacts) -> Decision | Awaitable[Decision]:
-        return self._take(facts, None, None, 1) if self.what == "connections" else _FINE
+        if self.what == "connections":
+            return self._take(facts, None, None, 1)
+        return self._look(facts) if self.what == "errors" and self.per != "login" else _FINE
 
     def check_sender(self, facts: SenderFacts) -> Decision | Awaitable[Decision]:
-        return self._take(facts.client, facts.sender, None, 1) if self.what == "messages" else _FINE
+        if self.what == "messages":
+            return self._take(facts.client, facts.sender, None, 1)
+        return self._look(facts.client) if self.what == "errors" and self.per == "login" else _FINE
 
     def check_recipient(self, facts: RecipientFacts) -> Decision | Awaitable[Decision]:
         return self._take(facts.client, facts.sender, facts.recipient, 1) if self.what == "recipients" else _FINE
 
     def check_content(self, facts: ContentFacts) -> Decision | Awaitable[Decision]:
         return self._take(facts.client, facts.sender, None, facts.content.original_size) if self.what == "bytes" else _FINE
+
+    def check_refusal(self, facts: RefusalFacts) -> Decision | Awaitable[Decision]:
+        return self._count_error(facts.client) if self.what == "errors" and facts.reply.is_permanent else _FINE
 
     async def _take(self, client: ClientFacts, sender: Address | None, recipient: Address | None, amount: int) -> Decision:
         """Raises MemoryUnavailable."""
@@ -78,6 +95,25 @@ class RateLimit:
         wait = await self.memory.take(f"{self._key}{_short(who)}", amount, self.limit, self._size)
         if not wait:
             return _FINE
+        return self._acted(who, wait)
+
+    async def _count_error(self, client: ClientFacts) -> Decision:
+        """Raises MemoryUnavailable."""
+        who = _WHO[self.per](client, None, None)
+        if who:
+            wait = await self.memory.take(f"{self._key}{_short(who)}", 1, self.limit, self._size)
+            if wait:
+                until = self.clock.now().timestamp() + wait
+                await self.memory.remember(f"{self._key}{_short(who)} until", str(until), wait)
+        return _FINE
+
+    async def _look(self, client: ClientFacts) -> Decision:
+        """Raises MemoryUnavailable."""
+        who = _WHO[self.per](client, None, None)
+        until = await self.memory.recall(f"{self._key}{_short(who)} until") if who else None
+        return _FINE if until is None else self._acted(who, float(until) - self.clock.now().timestamp())
+
+    def _acted(self, who: str, wait: float) -> Decision:
         seconds = max(1, round(wait))
         said = (Evidence(self.per, who, "the connection" if self.per in ("client", "network", "login") else "the envelope"),)
         remedy = f"{seconds} s later, or a higher limit than {self.limit}"
@@ -93,14 +129,10 @@ def _short(who: str) -> str:
     return who if len(who) <= _LONGEST and who.isprintable() else sha256(who.encode()).hexdigest()
 
 
-def _network(client: ClientFacts, lengths: dict[int, int]) -> str:
-    return str(ip_network((client.ip, lengths[client.ip.version]), strict=False))
-
-
 # Nobody, where there is no login or the sender is the null reverse-path: not counted.
 _WHO: dict[str, Callable[[ClientFacts, Address | None, Address | None], str]] = {
-    "client": lambda client, _, __: str(client.ip) if client.ip.version == 4 else _network(client, _ONE),
-    "network": lambda client, _, __: _network(client, _NETWORK),
+    "client": lambda client, _, __: client_of(client.ip),
+    "network": lambda client, _, __: network_of(client.ip, 24, 48),
     "login": lambda client, _, __: client.login.lower(),
     "sender": lambda _, sender, __: str(sender or "").lower(),
     "sender-domain": lambda _, sender, __: sender.domain if sender else "",

@@ -11,14 +11,16 @@ from mailgw.storage.memory_in_process import InProcessMemory
 from mailgw.testing import at, run
 from mailgw.testing.facts import a_client, a_message, a_recipient, a_sender
 from mailgw.testing.server import MemoryServer
+from mailgw.values.facts import RefusalFacts
 from mailgw.values.quantities import Rate
+from mailgw.values.reply import Reply
 
 
 class House:
     def __init__(self, limit="2 per minute", **settings):
         self.clock = at("2026-01-05T10:00+00:00")
         self.memory = InProcessMemory(self.clock)
-        self.policy = RateLimit(Rate.parse(limit), **settings, memory=self.memory)
+        self.policy = RateLimit(Rate.parse(limit), **settings, memory=self.memory, clock=self.clock)
 
     def say(self, method, facts):
         answer = getattr(self.policy, method)(facts)
@@ -53,6 +55,51 @@ def test_bytes_are_counted():
         "proceed",
         "450 4.7.1 too many bytes, try again in 12 s",
     ]
+
+
+def a_refusal(reply="550 5.1.1", **who):
+    code, enhanced = reply.split()
+    return RefusalFacts(client=a_client(**who), stage="rcpt", reply=Reply(int(code), enhanced, "no"), count=1)
+
+
+def test_errors_are_counted_and_held_against_the_next_session():
+    house = House(what="errors")
+    for _ in range(2):
+        house.say("check_refusal", a_refusal())
+        assert house.say("check_client", a_client()) == "proceed"
+    house.say("check_refusal", a_refusal())
+    assert house.say("check_client", a_client()) == "450 4.7.1 too many errors, try again in 30 s"
+    assert house.say("check_client", a_client(ip="198.51.100.1")) == "proceed"
+    house.clock.advance(20)
+    assert house.say("check_client", a_client()) == "450 4.7.1 too many errors, try again in 10 s"
+    house.clock.advance(10)
+    assert house.say("check_client", a_client()) == "proceed"
+    house.say("check_refusal", a_refusal())
+    house.say("check_refusal", a_refusal())
+    assert house.say("check_client", a_client()).startswith("450 ")
+
+
+def test_deferrals_are_no_errors():
+    house = House("1 per hour", what="errors")
+    for _ in range(5):
+        house.say("check_refusal", a_refusal("450 4.7.1"))
+    assert house.say("check_client", a_client()) == "proceed"
+
+
+def test_errors_of_a_login_are_known_at_mail():
+    house = House("1 per hour", what="errors", per="login")
+    for _ in range(2):
+        house.say("check_refusal", a_refusal(login="ann"))
+        house.say("check_refusal", a_refusal())
+    assert house.say("check_client", a_client(login="ann")) == "proceed"
+    assert house.say("check_sender", a_sender(login="ann")) == "450 4.7.1 too many errors, try again in 3600 s"
+    assert house.say("check_sender", a_sender(login="ben")) == "proceed"
+
+
+def test_only_errors_are_asked_about_refusals():
+    house = House("1 per hour")
+    assert {house.say("check_refusal", a_refusal()) for _ in range(5)} == {"proceed"}
+    assert house.say("check_sender", a_sender()) == "proceed"
 
 
 PER = {
@@ -107,7 +154,7 @@ def test_a_burst():
 
 def test_the_same_bucket_is_shared():
     house = House("1 per hour", bucket="shared")
-    other = RateLimit(Rate(1, 3600.0), what="recipients", bucket="shared", memory=house.memory)
+    other = RateLimit(Rate(1, 3600.0), what="recipients", bucket="shared", memory=house.memory, clock=house.clock)
     assert house.say("check_sender", a_sender()) == "proceed"
     assert run(other.check_recipient(a_recipient())).reply.code == 450
 
@@ -138,6 +185,7 @@ def test_without_its_memory_it_does_not_know():
 WRONG = {
     "connections per sender": ({"what": "connections", "per": "sender"}, "connections cannot be counted per sender"),
     "messages per recipient": ({"per": "recipient"}, "messages cannot be counted per recipient"),
+    "errors per sender": ({"what": "errors", "per": "sender"}, 'errors cannot be counted per sender: say per = "client"'),
     "negative burst": ({"burst": -1}, "burst must not be negative"),
 }
 
@@ -156,3 +204,18 @@ def test_a_talk():
     assert talk.say("MAIL FROM:<a@example.com>").startswith("250 ")
     talk.say("RSET")
     assert talk.say("MAIL FROM:<a@example.com>") == "450 4.7.1 too many messages, try again in 3600 s [ref 7QK3M]\r\n"
+
+
+def test_a_talk_about_errors():
+    house = House("2 per hour", what="errors", action="reject")
+    server = MemoryServer(permits=[Permit(to=frozenset({"example.org"}))], policies=[house.policy], reference=lambda: "7QK3M")
+    talk = server.connect()
+    talk.say("EHLO c")
+    talk.say("MAIL FROM:<a@example.com>")
+    for _ in range(3):
+        assert talk.say("RCPT TO:<b@example.net>").startswith("550 5.7.1 relaying denied")
+    assert talk.say("RCPT TO:<b@example.org>").startswith("250 ")  # who is in already may stay
+    assert server.connect().heard() == "554 5.7.1 too many errors, try again in 1800 s [ref 7QK3M]\r\n"
+    assert server.connect(ip="198.51.100.1").heard().startswith("220 ")
+    house.clock.advance(timedelta(hours=1))
+    assert server.connect().heard().startswith("220 ")
