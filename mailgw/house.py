@@ -18,7 +18,7 @@ from mailgw.interfaces import IClock, IDialer, IIdentity, IMemory, IPostOffice, 
 from mailgw.queue.post_office import PostOffice
 from mailgw.storage.memory_sqlite import SqliteMemory
 
-__all__ = ["make_house"]
+__all__ = ["make_house", "renew_house"]
 
 _CONNECT_TIMEOUT = 10.0  # seconds, for who speaks HTTP
 
@@ -51,3 +51,10 @@ def make_house(configuration: Configuration, reactor: Any) -> House:
         IReactorThreads: reactor,
         IReactorProcess: reactor,
     }
+
+
+def renew_house(configuration: Configuration, old: Configuration, house: House, reactor: Any) -> House:
+    """The house for another configuration while the gateway runs: all stays but who is asked about names."""
+    if configuration.server.resolvers == old.server.resolvers:
+        return house
+    return {**house, IResolver: resolver(reactor, configuration.server.resolvers)}

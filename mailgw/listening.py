@@ -25,7 +25,7 @@ from mailgw.smtp.proxyline import LOCAL
 from mailgw.tls import ServerTls
 from mailgw.watchdog import Entrance, where_to_dial
 
-__all__ = ["CannotBind", "Open", "Within", "bind", "bind_page", "entrances_of", "open_listeners", "socket_name"]
+__all__ = ["CannotBind", "Open", "Within", "bind", "bind_page", "entrances_of", "open_listeners", "rebind", "socket_name"]
 
 _BACKLOG = 1024  # bursts of connections overflow Twisted's 50 and cost the clients seconds
 
@@ -38,7 +38,10 @@ class Door(Factory):
     """Stands at a bound port until the store is open and sessions can begin."""
 
     noisy = False
-    inside: Any = None  # a factory with `sessions` and `stop`, as SmtpFactory is one
+
+    def __init__(self, inside: Any = None) -> None:
+        """``inside``: a factory; behind a listener's own door one with `sessions` and `stop`, as SmtpFactory is."""
+        self.inside = inside
 
     def buildProtocol(self, addr: IAddress | None) -> Any:  # noqa: N802
         return self.inside.buildProtocol(addr) if self.inside is not None else None
@@ -53,11 +56,12 @@ class Open:
     aliases: Any = None  # for EXPN, as `read_aliases` gives them
     door: Door = field(factory=Door)
     ports: list[Any] = field(factory=list)  # IListeningPort, with a fileno() and its factory
+    entries: list[Door] = field(factory=list)  # the factories of the ports: behind them are TLS and PROXY, then the door
+    leaving: list[Any] = field(factory=list)  # who was behind the door before a reload, with sessions that go on
 
     def sessions(self) -> int:
         """How many there are at this moment."""
-        sessions: int = self.door.inside.sessions if self.door.inside is not None else 0
-        return sessions
+        return sum([inside.sessions for inside in (*self.leaving, self.door.inside) if inside is not None])
 
 
 def open_listeners(configuration: Configuration, clock: IReactorTime) -> list[Open]:
@@ -94,7 +98,8 @@ def bind(
     problems: list[str] = []
     for one in opened:
         for text in one.listener.endpoint:
-            factory = _factory(text, one, reactor, journal)
+            factory = Door(_factory(text, one, reactor, journal))
+            one.entries.append(factory)
             try:
                 if inherited is not None and crowd is not None:
                     one.ports.append(take_over(inherited[socket_name(one.listener, text)], factory, crowd, reactor))
@@ -109,6 +114,43 @@ def bind(
             deferred.addCallbacks(one.ports.append, _collect, errbackArgs=(text, problems))
     if problems:
         raise CannotBind("; ".join(problems))
+
+
+def rebind(old: Sequence[Open], new: Sequence[Open], reactor: Any, journal: Journal, may_bind: bool = True) -> list[Any]:
+    """Give ``new`` the ports that ``old`` has, bind those that are missing, and give the ports that nobody wants any more.
+
+    From here on connections go to ``new``. Raises CannotBind; nothing is changed then.
+    """
+    held = {
+        one.listener.beneath_tls(text): (port, entry)
+        for one in old
+        for text, port, entry in zip(one.listener.endpoint, one.ports, one.entries, strict=True)
+    }
+    problems: list[str] = []
+    fresh: list[Any] = []
+    for one in new:
+        for text in one.listener.endpoint:
+            where = one.listener.beneath_tls(text)
+            port, entry = held.pop(where, (None, Door()))
+            if port is None and not may_bind:
+                problems.append(f'[listen.{one.listener.name}] endpoint "{text}": is new, which needs a restart where there are workers')
+            elif port is None:
+                before = len(fresh)
+                try:
+                    _listen(where, entry, reactor).addCallbacks(fresh.append, _collect, errbackArgs=(text, problems))
+                except (ValueError, TypeError) as problem:
+                    problems.append(f'[listen.{one.listener.name}] endpoint "{text}": {problem}')
+                port = fresh[-1] if len(fresh) > before else None
+            one.ports.append(port)
+            one.entries.append(entry)
+    if problems:
+        for port in fresh:
+            port.stopListening()
+        raise CannotBind("; ".join(problems))
+    for one in new:
+        for text, entry in zip(one.listener.endpoint, one.entries, strict=True):
+            entry.inside = _factory(text, one, reactor, journal)
+    return [port for port, _ in held.values()]
 
 
 def bind_page(endpoint: str, factory: Any, reactor: Any) -> IListeningPort:

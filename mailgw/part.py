@@ -68,6 +68,7 @@ class Queue:
     own: int = 1  # the number of the part that is its own
     connections: Mapping[str, int] = field(default=Factory(lambda self: self.parts.connections, takes_self=True), init=False)
     open: dict[int, Part] = field(factory=dict, init=False)
+    _divided: int = field(default=1, init=False)  # into so many parts
 
     def __iter__(self) -> Iterator[Part]:
         return iter(self.open.values())
@@ -104,7 +105,17 @@ class Queue:
 
     def divide(self, parts: int) -> None:
         """So many parts deliver, here and in other processes: each gets its share of the connections to a next hop."""
+        self._divided = parts
         self.connections = share(self.parts.connections, parts)
+
+    def reconfigure(self, parts: Parts) -> None:
+        """Deliver with other routes and gateways from now on."""
+        self.parts = parts
+        self.divide(self._divided)
+        for part in self:
+            part.dispatcher.reconfigure(
+                routing=parts.routing, gateways=parts.gateways, schedules=parts.schedules, connections=self.connections
+            )
 
     async def give(self, number: int, seconds: float) -> None:
         """Give back a part that belongs to somebody else; see `Part.close`."""

@@ -1,4 +1,7 @@
-"""The running gateway: what `mailgw.assemble` made, put on sockets and threads, and ended in good order."""
+"""The running gateway: what `mailgw.assemble` made, put on sockets and threads, exchanged and ended in good order.
+
+One file because start, reload and end go through the same parts.
+"""
 
 import gc
 import sys
@@ -13,6 +16,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -28,28 +32,39 @@ from mailgw.config.model import Configuration
 from mailgw.descriptors import Descriptors, raise_limit
 from mailgw.interfaces import IClock, IDialer, IIdentity, IMemory, IObserver, IPostOffice, StoreUnavailable
 from mailgw.journal import Fault, Journal
-from mailgw.listening import CannotBind, Open, Within, bind, bind_page, entrances_of, open_listeners
+from mailgw.listening import CannotBind, Open, Within, bind, bind_page, entrances_of, open_listeners, rebind
 from mailgw.notify import NOBODY, ServiceManager, Summary
 from mailgw.observe.log import quicken
 from mailgw.observe.metrics import Metrics, Samples, gauges_of, page
 from mailgw.observe.records import Records, make_reference
 from mailgw.part import Part, Post, Queue, left_over
+from mailgw.problems import BadConfiguration, Problem
 from mailgw.queue.dispatcher import Dispatcher
 from mailgw.receive.protocol import SmtpFactory
+from mailgw.reloading import Plan, Source, read_reload, reloading
 from mailgw.sharing import Crowd
 from mailgw.storage.parts import part_of
 from mailgw.storage.sqlite import SqliteStore
 from mailgw.timekeeping import Timekeeper
-from mailgw.watchdog import Watchdog
+from mailgw.watchdog import Entrance, Watchdog
 
 __all__ = ["MailGateway", "give_up"]
 
 _CLOSING = 30.0  # seconds that the store and all else may take to close, after the shutdown's grace
 
 _HASTE = 5.0  # seconds for the end of a worker whose parent has died
+_SEE_OFF = 1.0  # seconds between two looks whether sessions that began before a reload are over
 _GIVING = 5.0  # seconds that deliveries of a part may take to end before it is given back
 
 _log = Logger(namespace="mailgw.service")
+
+
+@define(eq=False)
+class Leaving:
+    """What was in use before a reload, for sessions that began then."""
+
+    parts: Parts
+    inside: list[Any]  # their factories
 
 
 @implementer(IObserver)
@@ -80,8 +95,11 @@ class MailGateway(Service):
         manager: ServiceManager = NOBODY,
         metrics: Metrics | None = None,
         post: Post | None = None,
+        source: Source | None = None,
     ) -> None:
         """Make one; ``ready`` is called, and ``manager`` told, when it takes mail. ``post``: it is a worker, one of several.
+
+        ``source``: where the configuration is read again; without one it stays as it is.
 
         Raises BadConfiguration, OSError, ValueError for files that cannot be used.
         """
@@ -104,6 +122,8 @@ class MailGateway(Service):
         self._throttle = guard_of(configuration, house[IMemory], reactor, self._journal)
         self._open = open_listeners(configuration, reactor)
         self._post = post
+        self._source = source
+        self._leaving: list[Leaving] = []
         self._queue = Queue(configuration.server, parts, self._journal, self._identity, reactor, post.number if post else 1)
         self._operations: dict[int, Operations] = {}  # by part
         self._grace = configuration.server.shutdown_grace
@@ -132,7 +152,7 @@ class MailGateway(Service):
 
     def startService(self) -> None:  # noqa: N802
         """Open the queue, let mail in, and begin to deliver."""
-        configuration, parts, reactor = self._configuration, self._parts, self._reactor
+        configuration, reactor = self._configuration, self._reactor
         self._timekeeper.start()
         self._write_log = quicken(reactor, who=f"worker={self._post.number} " if self._post else "")
         others = left_over(configuration.server)
@@ -145,15 +165,12 @@ class MailGateway(Service):
         self._memory.open()
         self._post_office.open(store, dispatcher.offer, self._journal)
         self._records = self._keep_records()
-        seats = self._seats()
-        for one in self._open:
-            one.door.inside = self._factory(one, store, dispatcher, seats)
-        self._signpost = Signpost(parts.routing, parts.rules, {name: one.smtp_kind for name, one in configuration.listen.items()})
+        self._let_in(own)
         self._add_operations(own)
         for number in others if self._post is None else ():
             with suppress(Refusal):
                 self._take(number)
-        self._admin = AdminSocket(configuration.admin.socket, self._desk(), reactor)
+        self._admin = AdminSocket(configuration.admin.socket, self, reactor)
         try:
             self._admin.startService()
         except (SocketInUse, CannotListenError, OSError) as problem:
@@ -165,11 +182,18 @@ class MailGateway(Service):
         reactor.callWhenRunning(_spare_the_collector)
         reactor.callWhenRunning(self._tell_ready, store)
 
+    def _let_in(self, own: Part) -> None:
+        """Put a factory of today's configuration behind each door."""
+        seats = self._seats()
+        for one in self._open:
+            one.door.inside = self._factory(one, own.store, own.dispatcher, seats)
+        listen, parts = self._configuration.listen, self._parts
+        self._signpost = Signpost(parts.routing, parts.rules, {name: one.smtp_kind for name, one in listen.items()})
+
     def _clock_was_set(self, by: float) -> None:
         _log.warn("the clock was set {way} by {seconds} seconds", way="forward" if by > 0 else "back", seconds=round(abs(by)))
-        for one in self._open:
-            if one.door.inside is not None:
-                one.door.inside.clock_was_set(by)
+        for inside in self._all_inside():
+            inside.clock_was_set(by)
         for part in self._queue:
             moved = Deferred.fromCoroutine(part.dispatcher.clock_was_set(by))
             moved.addErrback(lambda failure: _log.failure("what waits was not moved", failure))
@@ -187,17 +211,24 @@ class MailGateway(Service):
 
     def _tell_ready(self, store: SqliteStore) -> None:
         self._manager.tell("READY=1", f"STATUS={self._summary()}")
-        speaking_smtp = [one for one in self._open if one.listener.kind != "pop3"]
-        within = Within(speaking_smtp, self._reactor) if self._post is not None else None
+        entrances, dialer = self._entrances()
         self._watchdog = Watchdog(
             manager=self._manager,
-            entrances=entrances_of(speaking_smtp) if within is None else within.entrances,
+            entrances=entrances,
             question=lambda: store.content(0),  # no message has this number: the cheapest question that reads the database
             condition=self._summary,
-            dialer=within or self._dialer,
+            dialer=dialer,
             clock=self._reactor,
         )
         self._watchdog.start()
+
+    def _entrances(self) -> tuple[Sequence[Entrance], Any]:
+        """Where the watchdog knocks, and with which dialer."""
+        speaking_smtp = [one for one in self._open if one.listener.kind != "pop3"]
+        if self._post is None:
+            return entrances_of(speaking_smtp), self._dialer
+        within = Within(speaking_smtp, self._reactor)
+        return within.entrances, within
 
     def _seats(self) -> Descriptors:
         descriptors = Descriptors(raise_limit(), [one.sessions for one in self._open])
@@ -254,15 +285,14 @@ class MailGateway(Service):
         began = self._reactor.seconds()
         ports = [port for one in self._open for port in one.ports] + ([self._page] if self._page is not None else [])
         stops = [port.stopListening() for port in ports]
-        ends = [
-            Deferred.fromCoroutine(one.door.inside.stop(grace)) for one in self._open if one.door.inside is not None
-        ]
+        ends = [Deferred.fromCoroutine(inside.stop(grace)) for inside in self._all_inside()]
         for stop in (*stops, *ends):
             if stop is not None:
                 await stop
         await self._queue.stop(max(1.0, grace - (self._reactor.seconds() - began)))
-        for component in closable(self._parts):
-            component.close()
+        for parts in (self._parts, *(one.parts for one in self._leaving)):
+            for component in closable(parts):
+                component.close()
         if self._admin is not None:
             await self._admin.stopService()
         await self._memory.close()
@@ -276,7 +306,94 @@ class MailGateway(Service):
         self._timekeeper.stop()
         self._write_log()
 
+    def _all_inside(self) -> list[Any]:
+        """The factories of all sessions, also of those that began before a reload."""
+        now = [one.door.inside for one in self._open if one.door.inside is not None]
+        return now + [inside for one in self._leaving for inside in one.inside]
+
+    # ── Another configuration ──
+
+    def reload(self, dry_run: bool = False) -> dict[str, Any]:
+        """Read the configuration again, and go on with it: ``{"changes": [...], "warnings": [...], "applied": true}``.
+
+        New sessions and deliveries have the new rules, others end with the old ones. ``dry_run``: only say what would change. Raises
+        BadConfiguration and CannotBind with all that is wrong; nothing is changed then.
+        """
+        if self._source is None:
+            raise BadConfiguration([Problem("", 0, "this gateway has no file that could be read again")])
+        self._manager.tell(*reloading())
+        try:
+            with self._source.plan(self._configuration, self._house, self._parts) as plan:
+                if not dry_run:
+                    self._adopt(plan)
+        finally:
+            self._manager.tell("READY=1", f"STATUS={self._summary()}")
+        for change in plan.changes if plan.keep else ():
+            _log.info("reloaded: {change}", change=change)
+        _log.info("{source} was read again: {n} changes", source=plan.configuration.source, n=len(plan.changes))
+        return {"changes": list(plan.changes), "warnings": [str(one) for one in plan.parts.warnings], "applied": plan.keep}
+
+    def reload_and_log(self) -> None:
+        """As `reload`; what is wrong goes to the log."""
+        try:
+            self.reload()
+        except (BadConfiguration, CannotBind) as problem:
+            for line in str(problem).split("\n"):
+                _log.error("not reloaded, the configuration in use stays: {problem}", problem=line)
+
+    def _adopt(self, plan: Plan) -> None:
+        # All in one turn of the reactor: nobody is served by half of each.
+        old = self._open
+        unwanted = rebind(old, plan.opened, self._reactor, self._journal, may_bind=self._post is None)
+        plan.keep = True
+        leaving = Leaving(self._parts, [one.door.inside for one in old if one.door.inside is not None])
+        after = {one.listener.name: one for one in plan.opened}
+        for one in old:
+            if one.listener.name in after:
+                after[one.listener.name].leaving = [*one.leaving, one.door.inside]
+            else:
+                Deferred.fromCoroutine(one.door.inside.stop(plan.configuration.server.shutdown_grace))
+        for port in unwanted:
+            port.stopListening()
+        self._configuration, self._house, self._parts, self._open = plan.configuration, plan.house, plan.parts, list(plan.opened)
+        self._grace = self._configuration.server.shutdown_grace
+        self._throttle = guard_of(self._configuration, self._memory, self._reactor, self._journal)
+        self._queue.reconfigure(self._parts)
+        self._let_in(self._queue.open[self._queue.own])
+        for part in self._queue:
+            self._add_operations(part)
+        if self._watchdog is not None:
+            self._watchdog.entrances, self._watchdog.dialer = self._entrances()
+        self._leaving.append(leaving)
+        Deferred.fromCoroutine(self._see_off(leaving)).addErrback(lambda failure: _log.failure("the old rules were not put away", failure))
+
+    async def _see_off(self, leaving: Leaving) -> None:
+        for gateway in leaving.parts.gateways.values():  # what is under way there comes to its end
+            if callable(getattr(gateway, "close", None)):
+                gateway.close()  # type: ignore[attr-defined]
+        while any(inside.sessions for inside in leaving.inside):
+            await deferLater(self._reactor, _SEE_OFF)
+        if leaving not in self._leaving:
+            return
+        self._leaving.remove(leaving)
+        for one in self._open:
+            one.leaving = [inside for inside in one.leaving if inside not in leaving.inside]
+        gateways = list(leaving.parts.gateways.values())
+        for component in closable(leaving.parts):
+            if component not in gateways:
+                component.close()
+
     # ── For the operator ──
+
+    async def perform(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Reading.perform`: what can be done with the queue, and "reload"."""
+        if operation != "reload":
+            return await self._desk().perform(operation, arguments)
+        dry_run = read_reload(arguments)
+        try:
+            return self.reload(dry_run)
+        except (BadConfiguration, CannotBind) as problem:
+            raise Refusal("configuration", str(problem)) from problem
 
     def _condition(self) -> Mapping[str, Any]:
         listeners = {
@@ -295,6 +412,7 @@ class MailGateway(Service):
 
     def _add_operations(self, part: Part) -> None:
         is_own = part.number == self._queue.own
+        before = self._operations.get(part.number)
         self._operations[part.number] = Operations(
             desk=part.store,
             clock=self._reactor,
@@ -306,6 +424,7 @@ class MailGateway(Service):
             throttle=self._throttle if any(one.accounts for one in self._configuration.listen.values()) else None,
             memory=self._memory,
             time_of_day=self._time_of_day,
+            started=before.started if before is not None else self._reactor.seconds(),
         )
 
     def _desk(self) -> Performer:

@@ -18,7 +18,7 @@ from twisted.python.usage import Options as UsageOptions
 from mailgw import demo
 from mailgw.assemble import House, Parts, load
 from mailgw.config.model import Configuration
-from mailgw.house import make_house
+from mailgw.house import make_house, renew_house
 from mailgw.interfaces import IObserver
 from mailgw.listening import open_listeners
 from mailgw.notify import ServiceManager
@@ -27,6 +27,7 @@ from mailgw.observe.log import Log
 from mailgw.observe.metrics import Metrics
 from mailgw.part import Post
 from mailgw.problems import BadConfiguration
+from mailgw.reloading import Source
 from mailgw.service import MailGateway
 from mailgw.workers.command import CROWD, Command
 from mailgw.workers.lifeline import Lifeline
@@ -56,19 +57,26 @@ def makeService(options: Options) -> IService:  # noqa: N802
     try:
         path = Path(name) if name is not None else demo.prepare(folder)
         configuration, house, parts = load(path, lambda configuration: make_house(configuration, loop))
+        source = Source(path.absolute(), lambda new, old, house: renew_house(new, old, house, loop), loop)
+        source.loaded(configuration)
         ready = partial(_ready, folder if name is None else None)
         manager = ServiceManager.of(os.environ, os.getpid())
         json_path = Path(json_log).absolute() if json_log is not None else None
         if options["worker"] is not None:
-            return _worker(int(options["worker"]), json.loads(options["sockets"]), configuration, house, parts, json_path, manager)
+            return _worker(int(options["worker"]), json.loads(options["sockets"]), configuration, house, parts, json_path, manager, source)
         if configuration.server.processes > 1:
             more = ("--json-log", str(json_path)) if json_path is not None else ()
             command = Command(options.parent or {}, path.absolute(), more)
-            service: IService = Workers(configuration, open_listeners(configuration, loop), command, loop, ready, manager)
+            service: IService = Workers(
+                configuration, house, parts, open_listeners(configuration, loop), command, loop, ready, manager, source
+            )
         else:
             metrics = Metrics() if configuration.admin.metrics else None
-            service = MailGateway(configuration, parts, house, loop, _observers(json_path), ready, manager, metrics)
-            _survive(signal.SIGHUP)
+            service = gateway = MailGateway(
+                configuration, parts, house, loop, _observers(json_path), ready, manager, metrics, source=source
+            )
+            if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+                signal.signal(signal.SIGHUP, lambda caught, frame: loop.callFromThread(gateway.reload_and_log))  # noqa: ARG005
     except BadConfiguration as bad:
         _refuse(str(bad))
     except (OSError, ValueError) as problem:
@@ -86,17 +94,22 @@ def _worker(
     parts: Parts,
     json_path: Path | None,
     manager: ServiceManager,
+    source: Source,
 ) -> IService:
     """One of several processes, with its share of what is meant for the whole gateway."""
     loop: Any = reactor
-    workers = configuration.server.processes
-    listen = {name: evolve(one, max_sessions=-(-one.max_sessions // workers)) for name, one in configuration.listen.items()}
-    admin = evolve(configuration.admin, socket=socket_of(configuration.admin.socket, number))
-    configuration = evolve(configuration, listen=listen, admin=admin)
-    metrics = Metrics() if admin.metrics else None
+
+    def share(whole: Configuration) -> Configuration:
+        workers = whole.server.processes
+        listen = {name: evolve(one, max_sessions=-(-one.max_sessions // workers)) for name, one in whole.listen.items()}
+        return evolve(whole, listen=listen, admin=evolve(whole.admin, socket=socket_of(whole.admin.socket, number)))
+
+    configuration = share(configuration)
+    source.adapt = share
+    metrics = Metrics() if configuration.admin.metrics else None
     post = Post(number, sockets, sockets.pop(CROWD))
     gateway = MailGateway(
-        configuration, parts, house, loop, _observers(json_path, number), manager=manager, metrics=metrics, post=post
+        configuration, parts, house, loop, _observers(json_path, number), manager=manager, metrics=metrics, post=post, source=source
     )
     _survive(signal.SIGHUP, signal.SIGUSR1)
 

@@ -15,9 +15,9 @@ FLOORS = (
     {"interfaces", "credentials", "given", "journal", "problems"},
     {"smtp", "senderauth", "routing", "tls", "settings", "notify", "timekeeping", "descriptors"},
     {"receive", "policies", "queue", "routes", "gateways", "storage", "login", "fetching", "dns", "observe", "watchdog"},
-    {"components", "config"},
+    {"components", "config", "plugin_code"},
     {"assemble", "safekeeping"},
-    {"tap", "service", "listening", "part", "sharing", "house", "demo", "workers", "admin", "console", "api", "testing", "uvloop_reactor"},
+    {"tap", "service", "listening", "part", "reloading", "sharing", "house", "demo", "workers", "admin", "console", "api", "testing", "uvloop_reactor"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 NO_TWISTED = {"values", "smtp", "senderauth"}
@@ -31,7 +31,11 @@ NEIGHBOURS = {
     ("tap", "listening"),
     ("tap", "part"),
     ("tap", "workers"),
+    ("reloading", "admin"),
+    ("reloading", "listening"),
+    ("tap", "reloading"),
     ("service", "admin"),
+    ("service", "reloading"),
     ("service", "listening"),
     ("service", "part"),
     ("service", "sharing"),
@@ -40,6 +44,7 @@ NEIGHBOURS = {
     ("workers", "listening"),
     ("workers", "part"),
     ("workers", "sharing"),
+    ("workers", "reloading"),
     ("workers", "service"),
 }
 

@@ -108,6 +108,28 @@ def tell_matrix(out: Printer, matrix: Sequence[Cell]) -> None:
 
 
 @main.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would change.")
+@with_json
+@speaking
+def reload(speaker: Speaker, dry_run: bool) -> None:
+    """Have the running daemon read its configuration again: new sessions and deliveries follow it, others end as they began.
+
+    All is checked first. Where anything is wrong, or cannot change while mailgw runs, nothing changes, and the exit status is 2. Code of
+    plugins that has changed is imported anew. SIGHUP does the same, and tells the log.
+    """
+    answer = speaker.order("reload", dry_run=dry_run)
+    if speaker.as_json:
+        return speaker.out.json(answer)
+    for warning in answer["warnings"]:
+        speaker.err.line(warning)
+    for change in answer["changes"]:
+        speaker.out.line(change)
+    many = f"{len(answer['changes'])} changes" if answer["changes"] else "nothing changes"
+    speaker.out.line(f"{many}: {'in force for new sessions and deliveries' if answer['applied'] else 'not applied'}")
+    return None
+
+
+@main.command()
 @with_json
 @speaking
 def status(speaker: Speaker) -> None:

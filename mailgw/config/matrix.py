@@ -21,7 +21,7 @@ from mailgw.values.address import Address
 from mailgw.values.decision import Decision, Verdict
 from mailgw.values.facts import ClientFacts, RecipientFacts
 
-__all__ = ["Cell", "find_open_relays", "relay_matrix"]
+__all__ = ["Cell", "Shift", "find_open_relays", "relay_matrix", "shifts"]
 
 Ip = IPv4Address | IPv6Address
 Answer = Literal["permitted", "no", "unknown"]
@@ -67,6 +67,47 @@ def relay_matrix(configuration: Configuration, rules: Mapping[str, Rules]) -> tu
         for client, ip, login in _clients(configuration)
         for recipient, address in _recipients(configuration)
     )
+
+
+@frozen
+class Shift:
+    """Where another configuration answers otherwise."""
+
+    listener: str
+    client: str
+    recipient: str
+    before: Answer
+    after: Answer
+    by: str = ""  # the rule that permits now, or does not know yet
+    where: str = ""
+
+
+def shifts(
+    old: Configuration, old_rules: Mapping[str, Rules], new: Configuration, new_rules: Mapping[str, Rules]
+) -> tuple[Shift, ...]:
+    """What one configuration permits and the other does not: both are asked about all that either of them names."""
+    clients = {(ip, login): label for one in (old, new) for label, ip, login in _clients(one)}
+    recipients = {address: label for one in (old, new) for label, address in _recipients(one)}
+    for address, label in recipients.items():
+        if label.startswith("@"):  # a set may have other members now
+            recipients[address] = f"{label.partition(' ')[0]} {address.domain}"
+    found = []
+    for name in [*old.listen, *(name for name in new.listen if name not in old.listen)]:
+        for (ip, login), client in clients.items():
+            for address, recipient in recipients.items():
+                before, *_ = _answer(old, old_rules, name, ip, login, address)
+                after, by, where = _answer(new, new_rules, name, ip, login, address)
+                if before != after:
+                    found.append(Shift(name, client, recipient, before, after, by, where))
+    return tuple(found)
+
+
+def _answer(
+    configuration: Configuration, rules: Mapping[str, Rules], listener: str, ip: Ip, login: str, address: Address
+) -> tuple[Answer, str, str]:
+    if listener not in rules:
+        return "no", "", ""
+    return _ask_all(rules[listener].relay, _facts(configuration.listen[listener], ip, login, address))
 
 
 def find_open_relays(

@@ -76,7 +76,7 @@ class Dispatcher:
         beyond stays in the store. ``delivery_timeout``, in seconds, is the safety net below the gateways' own time-outs.
         ``gather``: see `Settling`.
         """
-        limits = connections or {}
+        self._limits = connections or {}
         self._gateways = gateways
         self._schedules = schedules
         self._store = store
@@ -85,7 +85,7 @@ class Dispatcher:
         self._randomness = randomness
         self._total = connections_total
         self._timeout = delivery_timeout
-        self._lanes = Lanes(lambda destination: limits.get(destination.gateway, connections_default), memory)
+        self._lanes = Lanes(lambda destination: self._limits.get(destination.gateway, connections_default), memory)
         self._telling = Telling(routing, identity, journal, clock, randomness)
         self._settling = Settling(store, journal, clock, settled=self._settled, written=self._written, gather=gather)
         self._reading = Reading(
@@ -114,8 +114,31 @@ class Dispatcher:
     def offer(self, put: Put) -> None:
         """Deliver what was just committed; its parcels are leased to us already."""
         for parcel in put.parcels:
-            self._take(Job(parcel, parcel.destination))
+            job = Job(parcel, parcel.destination)
+            if parcel.destination.gateway in self._gateways:
+                self._take(job)
+            else:  # a session that began before a reload knows gateways that are gone: the routes are asked again
+                self._put_back(job)
         self._turn()
+
+    def reconfigure(
+        self,
+        *,
+        routing: Routing,
+        gateways: Mapping[str, IGateway],
+        schedules: Mapping[str, Schedule],
+        connections: Mapping[str, int],
+    ) -> None:
+        """Go on with other routes and gateways; what is under way ends with those that it began with."""
+        self._gateways, self._schedules, self._limits = gateways, schedules, connections
+        self._telling = evolve(self._telling, routing=routing)
+        self._reading.ask(routing)
+        for lane in self._lanes:
+            for job in self._lanes.clear(lane):  # its routes are asked again
+                self._put_back(job)
+        self._lanes.limit_anew()
+        self._settling.flush()
+        self.wake()
 
     def wake(self) -> None:
         """An operator changed the queue: look at all of it, and try every destination again, with one attempt each."""

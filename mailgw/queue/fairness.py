@@ -89,6 +89,11 @@ class Lanes:
             lane = self._lanes[destination] = Lane(destination, self._connections(destination))
         return lane
 
+    def limit_anew(self) -> None:
+        """The limits of connections are others now."""
+        for lane in self._lanes.values():
+            lane.connections = self._connections(lane.destination)
+
     def forget(self, lane: Lane) -> None:
         """Drop a lane that has nothing left."""
         if lane.is_empty and self._lanes.get(lane.destination) is lane:

@@ -78,6 +78,10 @@ class Reading:
         self._timer_at = inf
         self._running = False
 
+    def ask(self, routing: Routing) -> None:
+        """Ask other routes from now on."""
+        self._routing = routing
+
     def start(self) -> None:
         """Look at everything that waits."""
         self._running = True

@@ -1,7 +1,7 @@
 """The parent: binds the ports and serves nobody, keeps its workers alive, and is one gateway to operator and service manager.
 
 Workers know nothing of each other. Each owns a part of the queue and takes connections from the sockets that it inherited. Where one
-cannot be started for a while, another looks after its part until it is back.
+cannot be started for a while, another looks after its part until it is back. One file because each of these is about all of the others.
 """
 
 import atexit
@@ -18,6 +18,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mailgw.admin.asking import Remote
 from mailgw.admin.merging import add_up
@@ -25,6 +26,7 @@ from mailgw.admin.reading import Refusal
 from mailgw.admin.selecting import MOST
 from mailgw.admin.socket import AdminSocket, SocketInUse
 from mailgw.admin.together import Together
+from mailgw.assemble import House, Parts
 from mailgw.config.model import Configuration
 from mailgw.journal import Journal
 from mailgw.listening import CannotBind, Open, bind, bind_page, socket_name
@@ -32,6 +34,8 @@ from mailgw.notify import ServiceManager, Summary
 from mailgw.observe.log import quicken
 from mailgw.observe.metrics import Samples, gauges_of, page
 from mailgw.part import left_over
+from mailgw.problems import BadConfiguration, Problem
+from mailgw.reloading import Source, read_reload, reloading
 from mailgw.service import give_up
 from mailgw.sharing import Crowd
 from mailgw.storage.parts import part_of
@@ -65,13 +69,22 @@ class Workers(Service):
     def __init__(
         self,
         configuration: Configuration,
+        house: House,
+        parts: Parts,
         opened: Sequence[Open],
         command: Command,
         reactor: Any,
         ready: Callable[[], None],
         manager: ServiceManager,
+        source: Source,
     ) -> None:
-        """Make it; ``opened``: all listeners. ``ready`` is called, and ``manager`` told, when all workers take mail."""
+        """Make it; ``opened``: all listeners. ``ready`` is called, and ``manager`` told, when all workers take mail.
+
+        ``house`` and ``parts`` are for comparing with those of the file at a reload: nobody is served here.
+        """
+        self._house = house
+        self._rules = parts
+        self._source = source
         self._configuration = configuration
         self._opened = opened
         self._reactor = reactor
@@ -138,8 +151,8 @@ class Workers(Service):
             self._admin.startService()
         except (SocketInUse, CannotListenError, OSError) as problem:
             give_up(f"the admin socket cannot be made: {problem}")
-        for number in (signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, self._hand_on(number, signal.getsignal(number)))
+        signal.signal(signal.SIGUSR1, self._hand_on(signal.SIGUSR1, signal.getsignal(signal.SIGUSR1)))
+        signal.signal(signal.SIGHUP, lambda caught, frame: self._reactor.callFromThread(self._reload_and_log))  # noqa: ARG005
         super().startService()  # type: ignore[no-untyped-call]
         for worker in self._workers.values():
             self._reactor.callWhenRunning(worker.start, self._listening)
@@ -278,7 +291,9 @@ class Workers(Service):
     # ── For the operator ──
 
     async def perform(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """See `mailgw.admin.reading.Performer`: every operation over all workers, and "status" with each of them."""
+        """See `mailgw.admin.reading.Performer`: every operation over all workers, "status" with each of them, and "reload"."""
+        if operation == "reload":
+            return await self._reload(read_reload(arguments))
         if operation != "status" or arguments:
             return await self._desk.perform(operation, arguments)
         try:
@@ -294,6 +309,40 @@ class Workers(Service):
             "workers": {str(number): self._card(worker, answers.get(number), now) for number, worker in self._workers.items()},
             **missing,
         }
+
+    async def _reload(self, dry_run: bool) -> dict[str, Any]:
+        """Check the file, then tell the workers; one that does not take it over is ended, and starts again with it."""
+        self._manager.tell(*reloading())
+        try:
+            with self._source.plan(self._configuration, self._house, self._rules) as plan:
+                same = {socket_name(one.listener, text) for one in self._opened for text in one.listener.endpoint}
+                wanted = {socket_name(one.listener, text) for one in plan.opened for text in one.listener.endpoint}
+                if same != wanted:
+                    text = "listeners and their endpoints cannot change while several workers run; it needs a restart"
+                    raise BadConfiguration([Problem(plan.configuration.source, 0, text)])
+                plan.keep = not dry_run
+        except BadConfiguration as problem:
+            raise Refusal("configuration", str(problem)) from problem
+        finally:
+            self._manager.tell("READY=1", f"STATUS={self._summary()}")
+        if plan.keep:
+            self._configuration, self._house, self._rules = plan.configuration, plan.house, plan.parts
+            for number, remote in self._members().items():
+                try:
+                    await remote.perform("reload", {})
+                except Refusal as problem:
+                    _log.error("worker {number} starts again to reload: {problem}", number=number, problem=problem)
+                    self._workers[number].tell(signal.SIGTERM)
+        for change in plan.changes if plan.keep else ():
+            _log.info("reloaded: {change}", change=change)
+        return {"changes": list(plan.changes), "warnings": [str(one) for one in plan.parts.warnings], "applied": plan.keep}
+
+    def _reload_and_log(self) -> None:
+        def tell(failure: Failure) -> None:
+            for line in str(failure.value).split("\n"):
+                _log.error("not reloaded, the configuration in use stays: {problem}", problem=line)
+
+        Deferred.fromCoroutine(self._reload(False)).addErrback(tell)
 
     def _card(self, worker: Worker, answer: Mapping[str, Any] | None, now: float) -> dict[str, Any]:
         card: dict[str, Any] = {"state": worker.state, "pid": worker.pid, "restarts": worker.restarts}

@@ -8,10 +8,10 @@ from twisted.internet.task import Clock
 from mailgw.interfaces import StoreFull, StoreUnavailable
 from mailgw.queue.retry import Schedule
 from mailgw.routes.default import Default
-from mailgw.routing import Rule
+from mailgw.routing import Routing, Rule
 from mailgw.storage.in_process import InProcessStore
 from mailgw.testing.facts import an_address
-from mailgw.testing.gateways import HANG, OUTCOMES
+from mailgw.testing.gateways import HANG, OUTCOMES, ScriptedGateway
 from mailgw.testing.running import run
 from mailgw.values.delivery import Destination, Handed, Recipient, Route, delivered, later, never, unknown
 from mailgw.values.ledger import Order, Selection, State
@@ -335,9 +335,32 @@ def test_an_outcome_of_nonsense_does_not_stop_the_others():
 
 def test_a_gateway_that_is_gone():
     house = House(gateways={})
+    house.dispatcher.start()
     house.send("anna@example.org")
+    house.pass_time(1)
     assert [row.state for row in house.rows()] == [State.WAITING]
     assert house.noted("Fault")[0].component == "mailboxes"
+
+
+def test_other_routes_and_gateways_are_used_from_now_on_and_what_is_under_way_ends_with_the_old_ones():
+    house = House(connections={"mailboxes": 1})
+    house.dispatcher.start()
+    house.mailboxes.answers = [HANG]
+    house.send("anna@example.org")  # is under way
+    house.send("ben@example.org")  # waits for its turn
+    archive = ScriptedGateway()
+    house.dispatcher.reconfigure(
+        routing=Routing([Rule("otherwise", Default("archive"))]), gateways={"archive": archive}, schedules={}, connections={"archive": 5}
+    )
+    house.pass_time(1)
+    assert [str(one.address) for shipment in archive.shipments for one in shipment.recipients] == ["ben@example.org"]
+    house.send("dora@example.org")  # a session that began before knows only the old gateway
+    house.pass_time(1)
+    assert [str(one.address) for shipment in archive.shipments for one in shipment.recipients] == ["ben@example.org", "dora@example.org"]
+    assert [row.address for row in house.rows()] == ["anna@example.org"]
+    house.mailboxes.answer()
+    assert house.rows() == []
+    assert house.noted("Fault") == []
 
 
 def test_a_hanging_delivery_is_ended_by_the_time_out():
