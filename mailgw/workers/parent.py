@@ -155,7 +155,11 @@ class Workers(Service):
         signal.signal(signal.SIGHUP, lambda caught, frame: self._reactor.callFromThread(self._reload_and_log))  # noqa: ARG005
         super().startService()  # type: ignore[no-untyped-call]
         for worker in self._workers.values():
-            self._reactor.callWhenRunning(worker.start, self._listening)
+            self._reactor.callWhenRunning(self._start, worker)
+
+    def _start(self, worker: Worker) -> None:
+        if not self._is_stopping and worker.pid is None:
+            worker.start(self._listening)
 
     def _hand_on(self, number: signal.Signals, before: Any) -> Callable[[int, FrameType | None], None]:
         def handle(caught: int, frame: FrameType | None) -> None:
@@ -242,9 +246,8 @@ class Workers(Service):
                 # If it still has the part, the worker finds it locked, and all of this begins anew.
                 _log.error("part {part} was not given back: {problem}", part=worker.number, problem=problem)
             self._held.pop(worker.number, None)
-        if not self._is_stopping and worker.pid is None:
-            worker.restarts += 1
-            worker.start(self._listening)
+        worker.restarts += 1
+        self._start(worker)
 
     # ── Who looks after what ──
 
