@@ -171,7 +171,8 @@ class SmtpSink:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=100)
         self.port = self.listener.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def _accept(self):
         while True:
@@ -251,6 +252,9 @@ class SmtpSink:
         return self
 
     def __exit__(self, *_):
+        # Else the thread that waits in accept() takes connections of whoever gets the same descriptor next.
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join(PATIENCE)
         self.listener.close()
 
 

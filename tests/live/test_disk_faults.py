@@ -178,13 +178,7 @@ def test_disk_filled_by_others(tmp_path, mounted, sink):
         send_when_possible(gateway, "after")
         expected = sorted([*load.acknowledged, "after"])
 
-        def missing():
-            return set(expected) - {name_of(content) for _, _, content in sink.messages}
-
-        try:
-            wait_until(lambda: not missing(), "the delivery of all that was acknowledged")
-        finally:
-            print(missing(), expected)
+        wait_until(lambda: len(sink.messages) >= len(expected), "the delivery of all that was acknowledged")
         wait_until(lambda: status(gateway)["queue"]["waiting"] == 0, "an empty queue")
         assert sorted(name_of(content) for _, _, content in sink.messages) == expected
         no_fault_of_ours(gateway)
