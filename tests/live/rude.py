@@ -38,6 +38,7 @@ class RudeHop:
         return self
 
     def __exit__(self, *_):
+        self._listener.shutdown(socket.SHUT_RDWR)  # as in SmtpSink
         self._listener.close()
 
 
