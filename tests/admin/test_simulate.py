@@ -1,8 +1,10 @@
 """`mailgw simulate`: what a configuration would do, with all that is said; tables of cases; and the same verdicts as a server gives."""
 
 import json
+import re
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -406,3 +408,14 @@ def test_a_policy_says_the_same_to_a_simulated_client_as_to_one_of_a_server(plac
 
     own_reactor.run(play)
     assert heard
+
+
+def test_the_cases_of_the_page_are_as_it_says(place):
+    page = Path(__file__).parents[2] / "docs" / "operating.md"
+    [cases] = re.findall(r"^```toml\n(clock = .*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    folder = place(*GREYLIST)
+    text = (folder / "mailgw.toml").read_text().replace('gateway = "box"', 'gateway = "mailboxes"')
+    (folder / "mailgw.toml").write_text(text.replace("[gateway.box]", "[gateway.mailboxes]"))
+    (folder / "cases.toml").write_text(cases)
+    told = say(folder, "--cases", str(folder / "cases.toml"))
+    assert told.exit_code == 0, told.output

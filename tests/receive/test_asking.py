@@ -1,6 +1,9 @@
 """Policies that raise, hang or answer nonsense: 451 for the peer, their name in the journal, and never a "yes"."""
 
+from ipaddress import ip_network
+
 import pytest
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet import defer as deferring
@@ -10,7 +13,7 @@ from twisted.internet.task import Clock
 from mailgw.api import HeaderField, Reply, defer, discard, permit, proceed, quarantine, reject
 from mailgw.journal import Accepted, Discarded, Fault, Held, Refused
 from mailgw.policies.relay import Permit
-from mailgw.receive.asking import settled_within
+from mailgw.receive.asking import Asked, Rules, settled_within
 from mailgw.testing.server import MemoryServer
 
 OURS = Permit(to=frozenset({"example.org"}), name="ours")
@@ -144,6 +147,47 @@ def test_no_combination_of_policies_relays_what_the_permit_rules_refuse(opinions
     for to in ("x@elsewhere.example", "x%elsewhere.example@example.org", '"x@elsewhere.example"@example.org'):
         assert deliver(server, to=to).startswith(("45", "55"))
     assert server.parcels == []
+
+
+STAGES = ["connect", "mail", "rcpt", "data"]
+FAULTY = [hanging, hanging_coroutine]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    asked=st.lists(
+        st.tuples(
+            st.sampled_from(STAGES),
+            st.sampled_from(OPINIONS + FAULTY),
+            st.sampled_from(["pass", "defer", "reject"]),  # on_error
+            st.booleans(),  # observed
+            st.booleans(),  # skipped for this client
+        ),
+        max_size=6,
+    ),
+    relay=st.lists(st.tuples(st.sampled_from(NOT_PERMITTING + FAULTY), st.sampled_from(["pass", "defer", "reject"])), max_size=3),
+    position=st.integers(0, 3),
+    shuffled=st.randoms(use_true_random=False),
+)
+def test_neither_what_follows_a_fault_nor_modes_nor_exceptions_nor_order_open_a_relay(asked, relay, position, shuffled):
+    server = MemoryServer(permits=[OURS])
+    everybody = (ip_network("0.0.0.0/0"),)
+    rules = {stage: [] for stage in STAGES}
+    for stage, answer, on_error, observed, skips in asked:
+        one = Asked("p", policy(stage, answer), on_error=on_error, observed=observed, skip_networks=everybody if skips else ())
+        rules[stage].append(one)
+    for some in rules.values():
+        shuffled.shuffle(some)
+    permits = [Asked("r", policy("relay", answer), on_error=on_error) for answer, on_error in relay]
+    permits.insert(position, Asked("ours", OURS))
+    server.factory.reception = evolve(
+        server.reception,
+        rules=Rules(*(tuple(some) for some in (rules["connect"], rules["mail"], permits, rules["rcpt"], rules["data"]))),
+    )
+    for to in ("x@elsewhere.example", "x%elsewhere.example@example.org", '"x@elsewhere.example"@example.org'):
+        assert not deliver(server, to=to).startswith("2")
+    assert server.parcels == []
+    assert server.notes.of(Accepted) == []
 
 
 def test_what_policies_add_goes_with_the_message():
