@@ -77,7 +77,8 @@ def test_too_many_open_files(tmp_path):
         send(gateway, "after", 500_000)
         expected = sorted(["before", "after", *(["inside"] if reply.startswith(b"250") else [])])
         wait_until(lambda: names(mails(gateway.folder / "mail")) == expected, "the delivery of all")
-        assert "Traceback" not in gateway.log.read_text()
+        # Twisted itself says with a traceback that somebody was quicker to take the descriptor that it keeps for refusing.
+        assert not re.search(r'File ".*/mailgw/', gateway.log.read_text())
 
 
 # ── The clock ──
