@@ -1,11 +1,16 @@
 """verify-recipient and verify-sender: what other servers say about an address, how long it is remembered, and what the client hears."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 
+from mailgw.admin.still_house import still_house
+from mailgw.assemble import build_parts
 from mailgw.config.members import Gateways
+from mailgw.config.reading import read_text
 from mailgw.gateways.discard import Discard
 from mailgw.gateways.lmtp import Lmtp
 from mailgw.gateways.mx import Mx
@@ -14,6 +19,7 @@ from mailgw.interfaces import LookupFailed, MemoryUnavailable
 from mailgw.policies.relay import Permit
 from mailgw.policies.verify_recipient import VerifyRecipient
 from mailgw.policies.verify_sender import VerifySender
+from mailgw.problems import BadConfiguration
 from mailgw.routes.default import Default
 from mailgw.routing import Routing, Rule
 from mailgw.storage.memory_in_process import InProcessMemory
@@ -64,8 +70,6 @@ class Place:
 
 
 def to_route(to: str, gateway: str, next_hop: str = "") -> Any:
-    from attrs import evolve
-
     return evolve(a_recipient(to), gateway=gateway, next_hop=next_hop)
 
 
@@ -267,3 +271,34 @@ def test_talk() -> None:
     talk.say("RCPT TO:<nobody@example.org>")
     place.network.pump()
     assert talk.heard() == "550 5.1.1 no such recipient\r\n"
+
+
+NAMED = """\
+[server]
+hostname = "mx.example.org"
+state = "state"
+[listen.mx]
+kind = "relay"
+endpoint = "tcp:2525"
+policies = ["known"]
+[policy.known]
+type = "verify-recipient"
+gateway = "mailbox"
+[[route]]
+otherwise = true
+gateway = "mailboxes"
+recipients = { type = "verify-recipient", gateway = "other" }
+[gateway.mailboxes]
+type = "lmtp"
+address = "127.0.0.1:24"
+"""
+
+
+def test_a_gateway_that_is_not_there_is_found_before_the_start(tmp_path: Path) -> None:
+    configuration = read_text(NAMED, "mailgw.toml", tmp_path)
+    with pytest.raises(BadConfiguration) as caught:
+        build_parts(configuration, still_house())
+    assert [str(problem) for problem in caught.value.problems] == [
+        'mailgw.toml:10: [policy.known] gateway: there is no [gateway.mailbox]; did you mean "mailboxes"?',
+        "mailgw.toml:14: [[route]] recipients.gateway: there is no [gateway.other]",
+    ]
