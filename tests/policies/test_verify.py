@@ -300,5 +300,5 @@ def test_a_gateway_that_is_not_there_is_found_before_the_start(tmp_path: Path) -
         build_parts(configuration, still_house())
     assert [str(problem) for problem in caught.value.problems] == [
         'mailgw.toml:10: [policy.known] gateway: there is no [gateway.mailbox]; did you mean "mailboxes"?',
-        "mailgw.toml:14: [[route]] recipients.gateway: there is no [gateway.other]",
+        "mailgw.toml:14: [[route]] recipients, gateway: there is no [gateway.other]",
     ]
