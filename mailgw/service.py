@@ -356,6 +356,7 @@ class MailGateway(Service):
         for port in unwanted:
             port.stopListening()
         self._configuration, self._house, self._parts, self._open = plan.configuration, plan.house, plan.parts, list(plan.opened)
+        self._journal.observers += tuple(observing(plan.parts))  # the old ones are told on, too, while they have sessions
         self._grace = self._configuration.server.shutdown_grace
         self._throttle = guard_of(self._configuration, self._memory, self._reactor, self._journal)
         self._queue.reconfigure(self._parts)
@@ -378,6 +379,8 @@ class MailGateway(Service):
         self._leaving.remove(leaving)
         for one in self._open:
             one.leaving = [inside for inside in one.leaving if inside not in leaving.inside]
+        gone = {id(observer) for observer in observing(leaving.parts)}
+        self._journal.observers = tuple(one for one in self._journal.observers if id(one) not in gone)
         gateways = list(leaving.parts.gateways.values())
         for component in closable(leaving.parts):
             if component not in gateways:
