@@ -39,7 +39,9 @@ async def ask_over_udp(reactor: Any, server: tuple[str, int], message: dns.Messa
     try:
         return await _within(exchange.answer, seconds, reactor)
     finally:
-        await port.stopListening()
+        stopping = port.stopListening()
+        if stopping is not None:  # else the reactor has closed it
+            await stopping
 
 
 async def ask_over_tcp(reactor: Any, server: tuple[str, int], message: dns.Message, seconds: float) -> dns.Message:
@@ -111,6 +113,10 @@ class _Exchange(DatagramProtocol):
             self.answer.callback(message)
 
     def connectionRefused(self) -> None:  # noqa: N802
+        self.fail("nobody listens there")
+
+    def stopProtocol(self) -> None:  # noqa: N802
+        # Some reactors close a port when they hear of a refusal, in place of telling.
         self.fail("nobody listens there")
 
     def fail(self, why: str) -> None:
