@@ -2,6 +2,8 @@
 
 `check_host` is the function of that name in §4. Its answer carries its evidence: the record, the way through includes and redirects, the
 mechanism that matched, and each DNS question with its answer.
+
+One file because it is one algorithm, check_host of §4, with the limits that all its steps count against.
 """
 
 import re
