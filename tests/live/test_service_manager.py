@@ -111,6 +111,24 @@ def test_ready_well_and_stopping(tmp_path, is_abstract):
         assert process.wait(PATIENCE) == STOPPED
 
 
+@pytest.mark.parametrize("text", ["", "[nonsense]"], ids=["good", "with an error"])
+def test_a_reload_is_told_from_its_beginning_to_its_end(tmp_path, text):
+    manager = Manager(f"{tmp_path}/notify")
+    gateway = gateway_in(tmp_path / "gateway", REST)
+    with manager.socket, started(gateway, {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1500000"}) as process:
+        assert manager.hears("READY=1")
+        with gateway.file.open("a") as file:
+            file.write(text)
+        began = time.monotonic_ns() // 1000
+        process.send_signal(signal.SIGHUP)
+        assert manager.hears("RELOADING=1")
+        [since] = [one.partition("=")[2] for one in manager.news if one.startswith("MONOTONIC_USEC=")]
+        assert began <= int(since) <= time.monotonic_ns() // 1000
+        assert manager.hears("READY=1")
+        assert manager.hears("WATCHDOG=1")  # it finds the listeners as they are now
+        assert ("not reloaded" in gateway.log.read_text()) == bool(text)
+
+
 def test_without_a_watchdog_the_listeners_are_left_alone(tmp_path):
     manager = Manager(f"{tmp_path}/notify")
     gateway = gateway_in(tmp_path / "gateway", REST)
