@@ -29,6 +29,8 @@ __all__ = ["RateLimit"]
 What = Literal["connections", "messages", "recipients", "bytes", "errors"]
 Per = Literal["client", "network", "login", "sender", "sender-domain", "recipient", "recipient-domain"]
 
+_AHEAD = 100  # this part of a bucket is taken at once: heavy senders cost a question to the memory for every so many
+_MOST_AHEAD = 10_000  # of whom something is kept that was taken ahead
 _LONGEST = 150  # characters of a name in a key
 
 
@@ -55,6 +57,7 @@ class RateLimit:
     bucket: str = ""
     memory: IMemory = given(IMemory)
     clock: IClock = given(IClock)
+    _ahead: dict[str, int] = field(factory=dict, init=False, repr=False, eq=False)  # what was taken and not used yet, by who
     _key: str = field(init=False)
     _size: int = field(init=False)
 
@@ -87,15 +90,29 @@ class RateLimit:
     def check_refusal(self, facts: RefusalFacts) -> Decision | Awaitable[Decision]:
         return self._count_error(facts.client) if self.what == "errors" and facts.reply.is_permanent else _FINE
 
-    async def _take(self, client: ClientFacts, sender: Address | None, recipient: Address | None, amount: int) -> Decision:
-        """Raises MemoryUnavailable."""
+    def _take(
+        self, client: ClientFacts, sender: Address | None, recipient: Address | None, amount: int
+    ) -> Decision | Awaitable[Decision]:
         who = _WHO[self.per](client, sender, recipient)
         if not who:
             return _FINE
-        wait = await self.memory.take(f"{self._key}{_short(who)}", amount, self.limit, self._size)
-        if not wait:
+        name = _short(who)
+        left = self._ahead.get(name, 0) - amount
+        if left >= 0:
+            self._ahead[name] = left
             return _FINE
-        return self._acted(who, wait)
+        return self._ask(who, name, amount)
+
+    async def _ask(self, who: str, name: str, amount: int) -> Decision:
+        """Raises MemoryUnavailable."""
+        key, more = f"{self._key}{name}", self._size // _AHEAD
+        if amount < more and not await self.memory.take(key, more, self.limit, self._size):
+            if len(self._ahead) >= _MOST_AHEAD:
+                self._ahead.pop(next(iter(self._ahead)))
+            self._ahead[name] = self._ahead.get(name, 0) + more - amount
+            return _FINE
+        wait = await self.memory.take(key, amount, self.limit, self._size)
+        return self._acted(who, wait) if wait else _FINE
 
     async def _count_error(self, client: ClientFacts) -> Decision:
         """Raises MemoryUnavailable."""

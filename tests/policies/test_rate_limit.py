@@ -152,6 +152,24 @@ def test_a_burst():
     assert [house.say("check_sender", a_sender()) for _ in range(4)][2:] == ["proceed", "450 4.7.1 too many messages, try again in 60 s"]
 
 
+def test_of_big_buckets_a_hundredth_is_taken_at_once():
+    house = House("1000 per hour")
+    assert house.say("check_sender", a_sender()) == "proceed"
+    house.memory.trouble = MemoryUnavailable("away")
+    assert {house.say("check_sender", a_sender()) for _ in range(9)} == {"proceed"}
+    with pytest.raises(MemoryUnavailable):
+        house.say("check_sender", a_sender())
+    house.memory.trouble = None
+    other = RateLimit(house.policy.limit, memory=house.memory, clock=house.clock)  # another process
+    assert [run(other.check_sender(a_sender())).verdict.value for _ in range(5)] == ["proceed"] * 5
+    assert [house.say("check_sender", a_sender()) for _ in range(981)] == ["proceed"] * 980 + [
+        "450 4.7.1 too many messages, try again in 4 s"
+    ]
+    house.clock.advance(timedelta(seconds=4))
+    assert house.say("check_sender", a_sender()) == "proceed"
+    assert house.say("check_sender", a_sender()).startswith("450 ")
+
+
 def test_the_same_bucket_is_shared():
     house = House("1 per hour", bucket="shared")
     other = RateLimit(Rate(1, 3600.0), what="recipients", bucket="shared", memory=house.memory, clock=house.clock)
