@@ -79,7 +79,9 @@ class Together:
                 missing.add(number)
             else:
                 result.raiseException()
-        if asked and not answers:
+        if not answers:
+            if not asked:
+                raise Refusal(_AWAY, "no part of the queue can be asked now")
             results[0][1].raiseException()
         return answers, {"missing": sorted(missing)} if missing else {}
 

@@ -41,7 +41,7 @@ from mailgw.sharing import Crowd
 from mailgw.storage.parts import part_of
 from mailgw.timekeeping import Timekeeper
 from mailgw.workers.command import CROWD, Command
-from mailgw.workers.duty import hand_out
+from mailgw.workers.duty import Duties
 from mailgw.workers.tally import Tally
 from mailgw.workers.worker import Ending, Worker
 
@@ -49,8 +49,6 @@ __all__ = ["Workers", "socket_of"]
 
 _LONGEST = 107  # octets in the path of a Unix socket
 _WATCHDOG = 90.0  # seconds without a sign of life, where no service manager says anything else
-_LONG = 5.0  # seconds of waiting for its worker after which a part is given to another
-_AGAIN = 5.0  # seconds until what did not succeed is tried again
 _CLOSING = 15.0  # seconds that workers may take to end, after the shutdown's grace
 
 _log = Logger(namespace="mailgw.workers")
@@ -107,9 +105,8 @@ class Workers(Service):
             for number in range(1, configuration.server.processes + 1)
         }
         self._remotes = {number: Remote(socket_of(self._socket, number), f"worker {number}", reactor) for number in self._workers}
-        self._parts: list[int] = list(self._workers)
-        self._held: dict[int, int] = {}  # parts of others, and who looks after them
-        self._desk = Together(members=self._members, part_of=part_of, who_has=self._who_has, unattended=self._unattended)
+        self._duties = duties = Duties(self._workers, self._remotes, reactor, list(self._workers))
+        self._desk = Together(members=duties.members, part_of=part_of, who_has=duties.who_has, unattended=duties.unattended)
         self._tally = Tally()
         self._began = 0.0
         self._is_up = False
@@ -143,7 +140,7 @@ class Workers(Service):
         self._timekeeper.start()
         self._write_log = quicken(self._reactor)
         self._began = self._reactor.seconds()
-        self._parts += left_over(self._configuration.server)
+        self._duties.parts += left_over(self._configuration.server)
         if max(worker.socket_length for worker in self._workers.values()) > _LONGEST:
             give_up(f"{self._socket}: the sockets of workers beside the admin socket would have paths of more than {_LONGEST} octets")
         self._admin = AdminSocket(self._socket, self, self._reactor)
@@ -186,14 +183,14 @@ class Workers(Service):
         if not self._is_up:
             if len(ready) < len(self._workers):
                 return
-            self._is_up = True
+            self._is_up = self._duties.is_on = True
             self._manager.tell("READY=1", f"STATUS={self._summary()}")
             self._ready()
         if all(one.is_fed for one in ready):
             for one in ready:
                 one.is_fed = False
             self._manager.tell("WATCHDOG=1", f"STATUS={self._summary()}")
-        self._balance()
+        self._duties.balance()
 
     def _clock_was_set(self, by: float) -> None:
         # The workers see it themselves.
@@ -205,9 +202,7 @@ class Workers(Service):
         lived = self._reactor.seconds() - worker.started
         self._tally.bury(worker.number)
         self._crowd.leave(worker.number)
-        for part, holder in list(self._held.items()):
-            if holder == worker.number:
-                del self._held[part]
+        self._duties.leave(worker.number)
         if self._is_stopping:
             _log.info("worker {number} has ended: {ending}", number=worker.number, ending=ending)
             if all(one.pid is None for one in self._workers.values()) and not self._over.called:
@@ -223,7 +218,6 @@ class Workers(Service):
             _log.critical("worker {number} is started again in {delay:g} seconds", number=worker.number, delay=delay)
         self._reactor.callLater(delay, self._restart, worker)
         self._changed(worker)  # the others may be all well now
-        self._balance()
 
     def _fail(self, worker: Worker, status: int) -> None:
         # A start that fails for one worker fails for all: somebody is looking at it now.
@@ -238,58 +232,9 @@ class Workers(Service):
             Deferred.fromCoroutine(self._start_again(worker)).addErrback(lambda failure: _log.failure("a restart failed", failure))
 
     async def _start_again(self, worker: Worker) -> None:
-        holder = self._held.get(worker.number)
-        if holder is not None:
-            try:
-                await self._remotes[holder].perform("part_give", {"part": worker.number})
-            except Refusal as problem:
-                # If it still has the part, the worker finds it locked, and all of this begins anew.
-                _log.error("part {part} was not given back: {problem}", part=worker.number, problem=problem)
-            self._held.pop(worker.number, None)
+        await self._duties.take_back(worker.number)
         worker.restarts += 1
         self._start(worker)
-
-    # ── Who looks after what ──
-
-    def _members(self) -> Mapping[int, Remote]:
-        return {number: self._remotes[number] for number, one in self._workers.items() if one.state == "ready"}
-
-    def _who_has(self, part: int) -> int | None:
-        return self._held.get(part, part if part in self._workers else None)
-
-    def _unattended(self) -> list[int]:
-        return [part for part in self._parts if self._who_has(part) not in self._members()]
-
-    def _balance(self) -> None:
-        """Give parts that would lie still for long to workers that are there."""
-        if self._is_stopping or not self._is_up:
-            return
-        now = self._reactor.seconds()
-        orphans = [part for part in self._parts if part not in self._held and self._is_orphan(part, now)]
-        load = {number: 1 + list(self._held.values()).count(number) for number in self._members()}
-        for part, number in hand_out(orphans, load).items():
-            self._held[part] = number
-            Deferred.fromCoroutine(self._hand_over(part, number)).addErrback(lambda failure: _log.failure("handing over failed", failure))
-
-    def _is_orphan(self, part: int, now: float) -> bool:
-        worker = self._workers.get(part)
-        return worker is None or (worker.state == "waiting" and worker.until - now > _LONG)
-
-    async def _hand_over(self, part: int, number: int) -> None:
-        try:
-            await self._remotes[number].perform("part_take", {"part": part})
-        except Refusal as problem:
-            _log.error("worker {number} does not look after part {part}: {problem}", number=number, part=part, problem=problem)
-            if self._held.get(part) == number:
-                # Held until then, so that it is not tried all the time.
-                self._reactor.callLater(_AGAIN, self._let_go, part, number)
-            return
-        _log.warn("worker {number} looks after part {part} of the queue, too", number=number, part=part)
-
-    def _let_go(self, part: int, number: int) -> None:
-        if self._held.get(part) == number:
-            del self._held[part]
-        self._balance()
 
     # ── For the operator ──
 
@@ -300,9 +245,9 @@ class Workers(Service):
         if operation != "status" or arguments:
             return await self._desk.perform(operation, arguments)
         try:
-            answers, missing = await self._desk.ask_all("status", {}) if self._members() else ({}, {"missing": self._unattended()})
+            answers, missing = await self._desk.ask_all("status", {})
         except Refusal:
-            answers, missing = {}, {"missing": self._parts}
+            answers, missing = {}, {"missing": self._duties.parts}
         now = self._reactor.seconds()
         return {
             **(add_up(list(answers.values())) if answers else {}),
@@ -330,7 +275,7 @@ class Workers(Service):
             self._manager.tell("READY=1", f"STATUS={self._summary()}")
         if plan.keep:
             self._configuration, self._house, self._rules = plan.configuration, plan.house, plan.parts
-            for number, remote in self._members().items():
+            for number, remote in self._duties.members().items():
                 try:
                     await remote.perform("reload", {})
                 except Refusal as problem:
@@ -355,11 +300,11 @@ class Workers(Service):
             card["until"] = worker.until
         if answer is not None:
             card["sessions"] = sum(listener["sessions"] for listener in answer["listeners"].values())
-        others = sorted(part for part, holder in self._held.items() if holder == worker.number)
+        others = self._duties.others_of(worker.number)
         return {**card, "looks_after": others} if others else card
 
     async def _samples(self) -> Samples:
-        for number, remote in self._members().items():
+        for number, remote in self._duties.members().items():
             try:
                 self._tally.count(number, (await remote.perform("metrics", {}))["samples"])
             except Refusal:
@@ -383,7 +328,7 @@ class Workers(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        self._is_stopping = True
+        self._is_stopping, self._duties.is_on = True, False
         allowed = self._configuration.server.shutdown_grace + _CLOSING
         self._manager.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(allowed * 2e6)}", "STATUS=Letting sessions and deliveries end")
         for port in [*(port for one in self._opened for port in one.ports), *([self._page] if self._page is not None else [])]:
