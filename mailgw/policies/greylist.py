@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from attrs import define, field, frozen
@@ -10,6 +10,7 @@ from zope.interface import implementer
 
 from mailgw.given import given
 from mailgw.interfaces import IClock, IMemory, IRecipientPolicy
+from mailgw.policies.who import network_of
 from mailgw.values.decision import Decision, Evidence, defer, proceed
 from mailgw.values.facts import RecipientFacts
 from mailgw.values.quantities import Duration
@@ -68,7 +69,7 @@ class Greylist:
         client = facts.client
         if client.is_authenticated or any(client.ip in network for network in self.allow):
             return _FINE
-        network = self._network(facts)
+        network = network_of(client.ip, self.prefix4, self.prefix6)
         if self._known.has(network, self.clock.now().timestamp()):
             return _FINE
         return self._ask(facts, network)
@@ -109,10 +110,6 @@ class Greylist:
             evidence=grounds,
             remedy=f"the same mail from the same network, {self.delay:.0f} s after it came first; or its network in allow",
         )
-
-    def _network(self, facts: RecipientFacts) -> str:
-        ip = facts.client.ip
-        return str(ip_network((ip, self.prefix4 if ip.version == 4 else self.prefix6), strict=False))
 
 
 _FINE = proceed()
