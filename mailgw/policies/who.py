@@ -13,5 +13,5 @@ def client_of(ip: IPv4Address | IPv6Address) -> str:
 
 @lru_cache(10_000)
 def network_of(ip: IPv4Address | IPv6Address, length4: int, length6: int) -> str:
-    """``"192.0.2.0/24"``: the network of one of these prefix lengths. Gain of the cache, measured: 8 of 9 µs."""
+    """``"192.0.2.0/24"``: the network of one of these prefix lengths. Gain of the cache, measured: 6.7 of 7.1 µs."""
     return str(ip_network((ip, length4 if ip.version == 4 else length6), strict=False))
