@@ -166,6 +166,8 @@ otherwise = true
 gateway = "away"
 [gateway.away]
 type = "discard"
+[gateway.mailboxes]
+type = "discard"
 """
 
 
@@ -178,7 +180,7 @@ def test_each_policy_of_the_page_can_be_configured(block, tmp_path, monkeypatch)
     with closing(sqlite3.connect(tmp_path / "access.db")) as connection:
         connection.execute("CREATE TABLE access (key TEXT PRIMARY KEY, action TEXT, text TEXT)")
     tables = tomllib.loads(block.text)
-    only = block.text[block.text.index("[policy.") :] if "listen" in tables else block.text
+    only = block.text[block.text.index("[policy.") :] if "listen" in tables or "route" in tables else block.text
     (tmp_path / "mailgw.toml").write_text(A_GATEWAY.format(names=list(tables["policy"])) + only)
     configuration = read(tmp_path / "mailgw.toml")
     assert set(configuration.policy) == set(tables["policy"])
