@@ -73,12 +73,11 @@ class NameServer:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            with suppress(OSError), connection:  # who has his answer resets it
-                with connection.makefile("rwb") as stream:
-                    while len(size := stream.read(2)) == 2:
-                        reply = self._answer(stream.read(*struct.unpack("!H", size)))
-                        stream.write(struct.pack("!H", len(reply)) + reply)
-                        stream.flush()
+            with suppress(OSError), connection, connection.makefile("rwb") as stream:  # who has his answer resets it
+                while len(size := stream.read(2)) == 2:
+                    reply = self._answer(stream.read(*struct.unpack("!H", size)))
+                    stream.write(struct.pack("!H", len(reply)) + reply)
+                    stream.flush()
 
     def _replies(self, data):
         query = dns.message.from_wire(data)
