@@ -77,8 +77,9 @@ class NameServers:
 
     async def ask(self, name: str, kind: int) -> dns.Message:
         """An answer: NOERROR or NXDOMAIN. Raises LookupFailed."""
-        began, why = self.reactor.seconds(), "there is no name server"
+        began, silence, refusal = self.reactor.seconds(), "", ""
         for patience in _PATIENCE:
+            is_silent = False
             for server in self._in_order():
                 left = _LONGEST - (self.reactor.seconds() - began)
                 if left <= 0:
@@ -86,18 +87,18 @@ class NameServers:
                 try:
                     answer = await self._ask(server, name, kind, min(patience, left))
                 except NoAnswer as problem:
-                    why = str(problem)
+                    is_silent, silence = True, str(problem)
                     self._spared[server] = self.reactor.seconds() + _SPARED
                     self.failures[server] = self.failures.get(server, 0) + 1
                     continue
                 if answer.rCode in (dns.OK, dns.ENAME):
                     self._spared.pop(server, None)
                     return answer
-                why = _REASONS.get(answer.rCode, f"error {answer.rCode}")
+                refusal = _REASONS.get(answer.rCode, f"error {answer.rCode}")
                 self.failures[server] = self.failures.get(server, 0) + 1
-            if not why.startswith("no"):
+            if not is_silent:
                 break  # all have answered, and none can say: asking again at once would not help
-        raise LookupFailed(why)
+        raise LookupFailed(refusal or silence or "there is no name server")
 
     def _in_order(self) -> Sequence[Server]:
         servers, now = self.servers(), self.reactor.seconds()

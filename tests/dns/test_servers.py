@@ -198,6 +198,11 @@ def test_when_nobody_can_say_it_is_try_later(says, why, rounds):
         assert len(server.asked) == rounds
 
 
+def test_a_refusal_says_more_than_silence():
+    with serving(failing(dns.ESERVER), silent) as found, pytest.raises(LookupFailed, match="the server failed"):
+        lookup([one.where for one in found])
+
+
 def test_questions_say_how_much_fits_and_old_servers_are_asked_without():
     with serving(good) as [server]:
         lookup([server.where])
