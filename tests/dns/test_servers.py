@@ -35,16 +35,27 @@ def answer_to(octets, **more):
     return said.toStr()
 
 
+def a_pair_of_sockets():
+    """UDP and TCP with the same port; somebody else may have one of the two."""
+    while True:
+        udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
+        try:
+            udp.bind(("127.0.0.1", 0))
+            tcp.bind(udp.getsockname())
+        except OSError:
+            udp.close()
+            tcp.close()
+            continue
+        tcp.listen()
+        return udp, tcp
+
+
 class NameServer:
     """One in a thread: ``says(octets)`` gives the packets that follow a question; over TCP, ``streams(octets)`` gives octets."""
 
     def __init__(self, says, streams=None):
-        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.bind(("127.0.0.1", 0))
+        self.udp, self.tcp = a_pair_of_sockets()
         self.where = self.udp.getsockname()
-        self.tcp = socket.socket()
-        self.tcp.bind(self.where)
-        self.tcp.listen()
         self.asked = []
         self.says, self.streams = says, streams
         self.before = lambda octets, client: None
