@@ -111,7 +111,9 @@ def _entry_points(name: str | None = None) -> list[_Candidate]:
     found = entry_points(group=GROUP) if name is None else entry_points(group=GROUP, name=name)
     # A distribution that is on the path twice is still one.
     points = {(point.name, point.value): point for point in found}.values()
-    return [_Candidate(_spoken(point.name), f"entry point of {point.dist.name if point.dist else 'nobody'}", point.value) for point in points]
+    return [
+        _Candidate(_spoken(point.name), f"entry point of {point.dist.name if point.dist else 'nobody'}", point.value) for point in points
+    ]
 
 
 def _spoken(name: str) -> str:

@@ -15,7 +15,6 @@ from twisted.internet import reactor
 from twisted.internet.error import ReactorNotRunning
 from twisted.python.usage import Options as UsageOptions
 
-from mailgw import demo
 from mailgw.assemble import House, Parts, load
 from mailgw.config.model import Configuration
 from mailgw.house import make_house, renew_house
@@ -55,7 +54,7 @@ def makeService(options: Options) -> IService:  # noqa: N802
     loop: Any = reactor
     name, folder, json_log = options["config"], Path(options["demo-folder"]), options["json-log"]
     try:
-        path = Path(name) if name is not None else demo.prepare(folder)
+        path = Path(name) if name is not None else _demo().prepare(folder)
         configuration, house, parts = load(path, lambda configuration: make_house(configuration, loop))
         source = Source(path.absolute(), lambda new, old, house: renew_house(new, old, house, loop), loop)
         source.loaded(configuration)
@@ -139,10 +138,17 @@ def _ignore(*numbers: signal.Signals) -> None:
         signal.signal(number, lambda caught, frame: None)  # noqa: ARG005 - what signal.signal calls
 
 
+def _demo() -> Any:
+    # Imported where it is wanted: its password is hashed, and what is needed for that costs every other start 40 ms.
+    from mailgw import demo
+
+    return demo
+
+
 def _ready(demo_folder: Path | None) -> None:
     # Past the log, which has taken over sys.stdout.
     if demo_folder is not None and sys.__stdout__ is not None:
-        sys.__stdout__.write(demo.how_to(demo_folder, Path(sys.argv[0]).with_name("mailgw")))
+        sys.__stdout__.write(_demo().how_to(demo_folder, Path(sys.argv[0]).with_name("mailgw")))
         sys.__stdout__.flush()
 
 
