@@ -17,7 +17,10 @@ FLOORS = (
     {"receive", "policies", "queue", "routes", "gateways", "storage", "login", "fetching", "dns", "observe", "watchdog"},
     {"components", "config", "plugin_code"},
     {"assemble", "safekeeping"},
-    {"tap", "service", "listening", "part", "reloading", "sharing", "house", "demo", "workers", "admin", "console", "api", "testing", "uvloop_reactor"},
+    {
+        "tap", "service", "listening", "part", "reloading", "sharing", "house",
+        "demo", "workers", "admin", "console", "api", "testing", "uvloop_reactor",
+    },
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 NO_TWISTED = {"values", "smtp", "senderauth"}
