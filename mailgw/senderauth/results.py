@@ -10,7 +10,8 @@ from mailgw.values.decision import AuthResult
 __all__ = ["BadResults", "ReadResults", "authentication_results", "is_named", "parse_results"]
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.0-9A-Z^_`a-z{|}~]+\Z")  # RFC 2045 §5.1
-_ADDRESS = re.compile(r"(?:[!#$%&'*+\-/=?^_`{|}~.0-9A-Za-z]*@)?[0-9A-Za-z.\-]+\Z")  # [[local-part] "@"] domain-name
+# [[local-part] "@"] domain-name, but for "=", which is quoted: many readers end the name of a property at any "=" outside of quotes.
+_ADDRESS = re.compile(r"(?:[!#$%&'*+\-/?^_`{|}~.0-9A-Za-z]*@)?[0-9A-Za-z.\-]+\Z")
 _MOST = 200  # characters of one value
 
 # What a field is made of: white space and comments aside (RFC 8601 §2.2, RFC 5322 §3.2).
@@ -75,14 +76,17 @@ def parse_results(value: str) -> ReadResults:
 
 def _result(words: list[str]) -> AuthResult:
     pairs: list[tuple[str, str]] = []
-    rest = iter(words)
-    for name in rest:
-        if next(rest, "") != "=":
+    rest = iter([*words, ""])
+    name = next(rest)
+    while name:
+        sign, value, following = next(rest, ""), next(rest, ""), next(rest, "")
+        if sign != "=" or value in ("=", ""):
             raise BadResults(f'"{name}" has no value')
-        value = next(rest, "=")
-        if value == "=":
-            raise BadResults(f'"{name}" has no value')
+        while following == "=":  # in a local-part without quotes: prvs=0123=user@example.org
+            value += following + next(rest, "")
+            following = next(rest, "")
         pairs.append((name, _plain(value)))
+        name = following
     (method, result), *properties = pairs
     if not _METHOD.match(method):
         raise BadResults(f'"{method}" is no method')

@@ -45,6 +45,11 @@ READ = {
             ("dkim", "pass", (("reason", 'good "one"'), ("header.d", "example.net"))),
         ),
     ),
+    "equals-sign": (
+        "example.com; spf=pass smtp.mailfrom=prvs=0123=user@example.net smtp.helo=x",
+        "example.com",
+        (("spf", "pass", (("smtp.mailfrom", "prvs=0123=user@example.net"), ("smtp.helo", "x"))),),
+    ),
     "quoted-id": ('"example.com"; spf=none', "example.com", (("spf", "none", ()),)),
     "nothing": ("", None, "fault"),
     "no-results": ("example.com", None, "fault"),
@@ -68,7 +73,7 @@ def test_reading(text, server, results):
         assert tuple((one.method, one.result, one.properties) for one in read.results) == results
 
 
-words = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40)
+words = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40) | st.text("a0=/;@ \"(.", max_size=8)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["spf", "dkim"]), st.sampled_from(["pass", "fail"]), words, words), min_size=1, max_size=3))
