@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from mailgw.config.model import Configuration, Listener
+from mailgw.config.model import Configuration, Listener, Tls
 from mailgw.journal import Journal
 from mailgw.problems import BadConfiguration
 from mailgw.receive.aliases import read_aliases
@@ -72,19 +72,26 @@ def open_listeners(configuration: Configuration, clock: IReactorTime) -> list[Op
     ]
 
 
-def _certificates(configuration: Configuration, clock: IReactorTime) -> dict[str, ServerTls]:
+def _certificates(configuration: Configuration, clock: IReactorTime) -> dict[tuple[str, ...], ServerTls]:
+    """By what listeners say: one name or several. Those that no listener names are read, too, so that their faults are found."""
     report = configuration.report()
-    tls = {}
+    tls: dict[tuple[str, ...], ServerTls] = {}
     for name, one in configuration.tls.items():
         try:
-            tls[name] = ServerTls(one.certificate, one.key, clock, one.client_certificates == "optional", one.client_ca)
+            tls[name,] = _server_tls(one, clock)
         except OSError as problem:
             report.error(("tls", name), f"{problem.filename or one.key}: {problem.strerror or problem}")
         except ValueError as problem:
             report.error(("tls", name), str(problem))
     if report.errors:
         raise BadConfiguration(report.errors)
+    for names in {one.tls for one in configuration.listen.values() if len(one.tls) > 1}:
+        tls[names] = _server_tls(configuration.tls[names[0]], clock, [tls[name,] for name in names[1:]])
     return tls
+
+
+def _server_tls(one: Tls, clock: IReactorTime, others: Sequence[ServerTls] = ()) -> ServerTls:
+    return ServerTls(one.certificate, one.key, clock, one.client_certificates == "optional", one.client_ca, others)
 
 
 def bind(

@@ -1,5 +1,10 @@
-"""Our certificates: read when they are needed, read again when their files change, so that no renewal needs a restart."""
+"""Our certificates: read when they are needed, read again when their files change, so that no renewal needs a restart.
 
+Where a listener has several, the name that the client asks for picks one.
+"""
+
+import re
+from collections.abc import Sequence, Set
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -15,9 +20,11 @@ from zope.interface import implementer
 
 from mailgw.values.secret import Secret
 
-__all__ = ["ServerTls", "certificate_of"]
+__all__ = ["ServerTls", "certificate_of", "is_covered", "names_of", "server_name_of"]
 
 _LOOK_EVERY = 1.0  # seconds; a renewed certificate is in use that soon
+
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 _log = Logger(namespace="mailgw.tls")
 
@@ -27,20 +34,29 @@ class ServerTls:
     """One [tls.NAME]: gives OpenSSL contexts for the server's side, TLS 1.2 and up (RFC 8996)."""
 
     def __init__(
-        self, certificate: Path, key: Secret, clock: IReactorTime, ask_clients: bool = False, client_ca: Path | None = None
+        self,
+        certificate: Path,
+        key: Secret,
+        clock: IReactorTime,
+        ask_clients: bool = False,
+        client_ca: Path | None = None,
+        others: "Sequence[ServerTls]" = (),
     ) -> None:
         """Read the files (PEM; the certificate first, then its chain). Raises OSError and ValueError.
 
         ``ask_clients``: for a certificate of their own, which they need not have; ``client_ca``: who signs those whose names count.
+        ``others``: what clients get that ask for a name of theirs (server_name, RFC 6066 §3); the first that has the name itself, else
+        the first with a wildcard for it. This one is for all who ask for no name, or for one that nobody has.
         """
         self._certificate = certificate
         self._key = key
         self._ask_clients = ask_clients
         self._client_ca = client_ca
+        self._several = (self, *others)
         self._clock = clock
         self._looked = clock.seconds()
         self._state = self._look()
-        self._context = self._read()
+        self._context, self._names = self._read()
 
     def getContext(self) -> SSL.Context:  # noqa: N802
         """The context for the next handshake. Where new files cannot be used, the last good ones stay in use."""
@@ -51,7 +67,7 @@ class ServerTls:
             if state != self._state:
                 self._state = state
                 try:
-                    self._context = self._read()
+                    self._context, self._names = self._read()
                     _log.info("certificate {path} read again", path=self._certificate)
                 except (OSError, ValueError) as problem:
                     _log.error("certificate {path} cannot be used, the old one stays: {problem}", path=self._certificate, problem=problem)
@@ -67,7 +83,18 @@ class ServerTls:
             states.append((status.st_mtime_ns, status.st_ino) if status else (0, 0))
         return tuple(states)
 
-    def _read(self) -> SSL.Context:
+    def _choose(self, connection: SSL.Connection) -> None:
+        # Called in the handshake, before anything depends on a certificate. The client may be told nothing about a name that we do not
+        # have: many ask for one that is not ours, and do not look at the certificate.
+        contexts = [one.getContext() for one in self._several]
+        name = server_name_of(connection)
+        place = _place_of(name, [one._names for one in self._several]) if name else 0
+        if place:
+            connection.set_context(contexts[place])
+            # What OpenSSL has taken over from the first context, and does not change with it.
+            connection.set_verify(contexts[place].get_verify_mode(), _note_verified)
+
+    def _read(self) -> tuple[SSL.Context, frozenset[str]]:
         try:
             return self._load()
         except (ValueError, TypeError, SSL.Error) as problem:
@@ -76,8 +103,9 @@ class ServerTls:
             why = "does not fit its key" if isinstance(problem, SSL.Error) else f"or its key {self._key} cannot be read: no usable PEM"
             raise ValueError(f"{self._certificate} {why}") from problem
 
-    def _load(self) -> SSL.Context:
-        chain = [X509.from_cryptography(one) for one in x509.load_pem_x509_certificates(self._certificate.read_bytes())]
+    def _load(self) -> tuple[SSL.Context, frozenset[str]]:
+        certificates = x509.load_pem_x509_certificates(self._certificate.read_bytes())
+        chain = [X509.from_cryptography(one) for one in certificates]
         key = PKey.from_cryptography_key(load_pem_private_key(self._key.read(), None))  # type: ignore[arg-type]
         options = CertificateOptions(
             privateKey=key, certificate=chain[0], extraCertChain=chain[1:], raiseMinimumTo=TLSVersion.TLSv1_2
@@ -88,11 +116,45 @@ class ServerTls:
             _trust(context, self._client_ca)
         if self._ask_clients or self._client_ca is not None:
             context.set_verify(SSL.VERIFY_PEER, _note_verified)
-        return context
+        if len(self._several) > 1:
+            context.set_tlsext_servername_callback(self._choose)
+        return context, names_of(certificates[0])
 
 
 class _BadClientCa(ValueError):
     pass
+
+
+def names_of(certificate: x509.Certificate) -> frozenset[str]:
+    """The host names in a certificate, wildcards included, in lower case: its dNSNames and nothing else (RFC 9525 §2)."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
+    except (x509.ExtensionNotFound, ValueError):  # ValueError: its extensions are malformed
+        return frozenset()
+    return frozenset(name.lower() for name in names)
+
+
+def is_covered(host: str, names: Set[str]) -> bool:
+    """Whether certificates with these names are good for a host, which is in lower case."""
+    return host in names or _wildcard(host) in names
+
+
+def server_name_of(connection: SSL.Connection) -> str:
+    """The name that the client of a connection asks for, in lower case; empty: none, or none that a host could have."""
+    name = (connection.get_servername() or b"").decode("ascii", "replace").lower()
+    return name if _HOST.fullmatch(name) else ""
+
+
+def _place_of(host: str, several: Sequence[Set[str]]) -> int:
+    for spelling in (host, _wildcard(host)):
+        for place, names in enumerate(several):
+            if spelling in names:
+                return place
+    return 0
+
+
+def _wildcard(host: str) -> str:
+    return f"*.{host.partition('.')[2]}"  # RFC 9525 §6.3: a whole left-most label
 
 
 def _trust(context: SSL.Context, path: Path) -> None:

@@ -1,7 +1,7 @@
 """What `mailgw check` verifies: the configuration itself, all that it names outside of itself, and who may relay."""
 
 import os
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from mailgw.login.portal import Accounts
 from mailgw.login.proofs import can_serve
 from mailgw.problems import BadConfiguration, Place, Problem, Report
 from mailgw.settings import CREDENTIALS
+from mailgw.tls import is_covered, names_of
 
 __all__ = ["Checked", "check"]
 
@@ -54,10 +55,14 @@ def check(path: Path, furnish: Callable[[Configuration], House], now: datetime |
         return Checked(problems, ())
     report = configuration.report()
     has_server = not any("[server]" in problem.text for problem in problems)  # else a stand-in is in its place
+    names: dict[str, frozenset[str]] = {}  # of the certificates that can be read
     for name, tls in configuration.tls.items():
         chain = _check_certificate(tls, ("tls", name), now or datetime.now(UTC), report)
-        if has_server and chain and not _covers(chain[0], configuration.server.hostname):
-            report.warning(("tls", name, "certificate"), f"does not cover our name, {configuration.server.hostname}")
+        if chain:
+            names[name] = names_of(chain[0])
+    if has_server:
+        _check_own_name(configuration, names, report)
+    _check_choice(configuration, names, report)
     if has_server:
         _check_folder(configuration.server.state, ("server", "state"), report)
     if ("admin", "socket") in configuration.lines:
@@ -128,13 +133,33 @@ def _subject(certificate: x509.Certificate) -> str:
     return f"the certificate of {certificate.subject.rfc4514_string() or 'nobody'}"
 
 
-def _covers(certificate: x509.Certificate, hostname: str) -> bool:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
-    except x509.ExtensionNotFound:
-        return False
-    wildcard = f"*.{hostname.partition('.')[2]}"  # RFC 9525 §6.3: a whole left-most label
-    return any(name.lower() in (hostname, wildcard) for name in names)
+def _check_own_name(configuration: Configuration, names: Mapping[str, frozenset[str]], report: Report) -> None:
+    """Who asks for no name of ours sees one of these certificates; those that are only there for other names need not have it."""
+    others = {name for one in configuration.listen.values() for name in one.tls[1:]} - {one.tls[0] for one in _with_tls(configuration)}
+    for name in names:
+        if name not in others and not is_covered(configuration.server.hostname, names[name]):
+            report.warning(("tls", name, "certificate"), f"does not cover our name, {configuration.server.hostname}")
+
+
+def _check_choice(configuration: Configuration, names: Mapping[str, frozenset[str]], report: Report) -> None:
+    """Where a client's server name picks a certificate, it can pick each, and clients are asked for theirs all the same."""
+    for listener in _with_tls(configuration):
+        first = configuration.tls.get(listener.tls[0])
+        taken = names.get(listener.tls[0], frozenset())
+        for place, name in enumerate(listener.tls[1:], 1):
+            at: Place = ("listen", listener.name, "tls", place)
+            if name in names and names[name] <= taken:
+                why = "it holds no host name" if not names[name] else "those before it have all of its names"
+                report.warning(at, f"no client will ever be shown the certificate of [tls.{name}]: {why}")
+            taken |= names.get(name, frozenset())
+            tls = configuration.tls.get(name)
+            if first and tls and (first.client_certificates, first.client_ca) != (tls.client_certificates, tls.client_ca):
+                text = f"clients that ask for a name of [tls.{name}] are not asked for certificates as those of [tls.{listener.tls[0]}] are"
+                report.warning(at, text)
+
+
+def _with_tls(configuration: Configuration) -> list[Listener]:
+    return [one for one in configuration.listen.values() if one.tls]
 
 
 def _check_folder(folder: Path, at: Place, report: Report) -> None:
@@ -154,7 +179,7 @@ def _check_use(configuration: Configuration, members: Set[str], report: Report) 
     listeners = configuration.listen.values()
     _unused("policy", configuration.policy, {name for one in listeners for name in one.policies}, "no listener", report)
     _unused("accounts", configuration.accounts, {name for one in listeners for name in one.accounts}, "no listener", report)
-    _unused("tls", configuration.tls, {one.tls for one in listeners}, "no listener", report)
+    _unused("tls", configuration.tls, {name for one in listeners for name in one.tls}, "no listener", report)
     if not any(rule.part or rule.table for rule in configuration.route):  # these may name any gateway
         _unused("gateway", configuration.gateway, {rule.gateway for rule in configuration.route} | members, "no route", report)
     for rule in configuration.permit:

@@ -110,7 +110,7 @@ class Listener:
     endpoint: tuple[str, ...]  # Twisted endpoint strings; "tls:465" and "tls:systemd:..." are ours: TLS from the first byte (RFC 8314)
     like: str = ""  # inherit everything from this listener
     starttls: Literal["offer", "require", "never"] = "offer"
-    tls: str = ""  # name of a [tls.NAME]; empty: none
+    tls: tuple[str, ...] = ()  # names of [tls.NAME]: the name that a client asks for picks one, else the first; empty: none
     accounts: tuple[str, ...] = ()  # names of [accounts.NAME], asked in this order; empty: nobody can log in
     allow_cleartext_auth: bool = False  # AUTH without TLS; beyond loopback only where nobody who listens learns a password
     policies: tuple[str, ...] = ()

@@ -53,8 +53,11 @@ def check_listener(
     before = len(report.errors)
     for item, below in _listed(own.get("policies", [])):
         _check_name(item, "policy", (*at, "policies", *below), document, report)
-    if own.get("tls"):
-        _check_name(own["tls"], "tls", (*at, "tls"), document, report)
+    named = _listed(own.get("tls", []))
+    for index, (item, below) in enumerate(named):
+        _check_name(item, "tls", (*at, "tls", *below), document, report)
+        if item in [earlier for earlier, _ in named[:index]]:
+            report.error((*at, "tls", *below), f'"{item}" stands there before')
     for item, below in _listed(own.get("accounts", [])):
         _check_name(item, "accounts", (*at, "accounts", *below), document, report)
     for item, below in _listed(own.get("endpoint", [])):
@@ -141,7 +144,7 @@ def _check_with_twisted(text: str, at: Place, report: Report) -> None:
 
 def _with_tls(values: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
     """The values with the defaults that depend on others: the certificate is "default" where there is one of this name."""
-    tls = values.get("tls") or ("default" if "default" in _names(document, "tls") else "")
+    tls = values.get("tls") or (("default",) if "default" in _names(document, "tls") else ())
     starttls = "require" if values["kind"] == "submission" else "offer" if tls else "never"
     return {"starttls": starttls} | dict(values) | {"tls": tls}
 

@@ -53,7 +53,7 @@ def test_the_example_is_read() -> None:
     assert configuration.listen["mx"].max_message_size == 50 * 2**20
     assert configuration.listen["submissions"].kind == "submission"
     assert configuration.listen["submissions"].endpoint == ("tls:465",)
-    assert configuration.listen["submissions"].tls == "default"
+    assert configuration.listen["submissions"].tls == ("default",)
     assert [rule.name for rule in configuration.permit] == ['permit to "@ours"', "permit authenticated", 'permit from "@office"']
     assert [rule.name for rule in configuration.route] == ['to "@ours"', "otherwise"]
     assert configuration.route[0].recipients == {"example.org", "example.net"}
@@ -90,13 +90,13 @@ def test_sets_are_opened() -> None:
 @pytest.mark.parametrize(
     ("kind", "endpoint", "tls", "expected"),
     [
-        pytest.param("relay", "tcp:25", False, ("never", ""), id="relay without a certificate"),
-        pytest.param("relay", "tcp:25", True, ("offer", "default"), id="relay"),
-        pytest.param("submission", "tcp:587", True, ("require", "default"), id="submission"),
-        pytest.param("submission", "tls:465", True, ("require", "default"), id="submission with TLS from the first byte"),
+        pytest.param("relay", "tcp:25", False, ("never", ()), id="relay without a certificate"),
+        pytest.param("relay", "tcp:25", True, ("offer", ("default",)), id="relay"),
+        pytest.param("submission", "tcp:587", True, ("require", ("default",)), id="submission"),
+        pytest.param("submission", "tls:465", True, ("require", ("default",)), id="submission with TLS from the first byte"),
     ],
 )
-def test_tls_by_default(kind: str, endpoint: str, tls: bool, expected: tuple[str, str]) -> None:
+def test_tls_by_default(kind: str, endpoint: str, tls: bool, expected: tuple[str, tuple[str, ...]]) -> None:
     more = '[tls.default]\ncertificate = "c.pem"\nkey = { file = "k.pem" }\n' if tls else ""
     listener = small(more, 'kind = "relay"\nendpoint = "tcp:25"', f'kind = "{kind}"\nendpoint = "{endpoint}"').listen["mx"]
     assert (listener.starttls, listener.tls) == expected
