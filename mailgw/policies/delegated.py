@@ -14,6 +14,7 @@ from mailgw.given import given
 from mailgw.interfaces import IClientPolicy, IContentPolicy, IDialer, IRecipientPolicy, IResolver, ISenderPolicy, LookupFailed
 from mailgw.policies.action import together
 from mailgw.policies.policy_server import PolicyServer
+from mailgw.policies.reverse_name import reverse_name
 from mailgw.values.address import Address
 from mailgw.values.decision import Decision, Evidence, HeaderField, Verdict, discard, proceed, quarantine
 from mailgw.values.facts import ClientFacts, ContentFacts, RecipientFacts, SenderFacts
@@ -171,13 +172,10 @@ class Delegated:
     async def _names(self, ip: IPv4Address | IPv6Address) -> tuple[str, bool]:
         """The reverse name, and whether it leads back to the address. What the DNS does not say now is not known."""
         try:
-            names = (await self.resolver.lookup(ip.reverse_pointer, "PTR")).records[:_MOST_NAMES]
-            for name in names:
-                if ip in (await self.resolver.lookup(name, "A" if ip.version == 4 else "AAAA")).records:
-                    return name.rstrip("."), True
+            names, confirmed = await reverse_name(self.resolver, ip, _MOST_NAMES)
         except LookupFailed:
             return "", False
-        return (names[0].rstrip("."), False) if names else ("", False)
+        return confirmed or (names[0] if names else ""), bool(confirmed)
 
 
 _FINE = proceed()

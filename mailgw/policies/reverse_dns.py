@@ -10,12 +10,11 @@ from zope.interface import implementer
 from mailgw.given import given
 from mailgw.interfaces import IClientPolicy, IResolver
 from mailgw.policies.action import Action, act
+from mailgw.policies.reverse_name import reverse_name
 from mailgw.values.decision import AuthResult, Decision, Evidence, proceed
 from mailgw.values.facts import ClientFacts
 
 __all__ = ["ReverseDns"]
-
-_MOST_NAMES = 10  # of an address: an answer with hundreds must not cost hundreds of questions
 
 
 def _patterns(texts: Any) -> "tuple[re.Pattern[str], ...]":
@@ -55,13 +54,12 @@ class ReverseDns:
     async def check_client(self, facts: ClientFacts) -> Decision:
         ip = facts.ip
         question = ip.reverse_pointer
-        names = (await self.resolver.lookup(question, "PTR")).records[:_MOST_NAMES]
+        names, confirmed = await reverse_name(self.resolver, ip)
         if not names:
             none = (Evidence("reverse name", "none", f"PTR {question}"),)
             return _with_result(
                 act(self.missing, f"{ip} has no reverse name", status="7.25", tag=self.tag, evidence=none, remedy=_PTR), "fail", facts
             )
-        confirmed = await self._confirmed(names, facts)
         if not confirmed:
             said = (
                 Evidence("reverse names", ", ".join(names), f"PTR {question}"),
@@ -76,13 +74,6 @@ class ReverseDns:
             text = f"{confirmed} looks like the name of a dial-up address"
             return _with_result(act(self.generic, text, status="7.25", tag=self.tag, evidence=said, remedy=_OWN), "pass", facts)
         return proceed(results=(_result("pass", facts),), evidence=(name,))
-
-    async def _confirmed(self, names: Sequence[str], facts: ClientFacts) -> str:
-        kind = "A" if facts.ip.version == 4 else "AAAA"
-        for name in names:
-            if facts.ip in (await self.resolver.lookup(name, kind)).records:
-                return name
-        return ""
 
 
 _PTR = "a PTR record for the client's address"
