@@ -18,9 +18,10 @@ from twisted.internet.ssl import CertificateOptions, TLSVersion
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from mailgw.values.facts import TlsFacts
 from mailgw.values.secret import Secret
 
-__all__ = ["ServerTls", "certificate_of", "is_covered", "names_of", "server_name_of"]
+__all__ = ["ServerTls", "certificate_of", "facts_of", "is_covered", "names_of"]
 
 _LOOK_EVERY = 1.0  # seconds; a renewed certificate is in use that soon
 
@@ -87,7 +88,7 @@ class ServerTls:
         # Called in the handshake, before anything depends on a certificate. The client may be told nothing about a name that we do not
         # have: many ask for one that is not ours, and do not look at the certificate.
         contexts = [one.getContext() for one in self._several]
-        name = server_name_of(connection)
+        name = _server_name_of(connection)
         place = _place_of(name, [one._names for one in self._several]) if name else 0
         if place:
             connection.set_context(contexts[place])
@@ -139,8 +140,14 @@ def is_covered(host: str, names: Set[str]) -> bool:
     return host in names or _wildcard(host) in names
 
 
-def server_name_of(connection: SSL.Connection) -> str:
-    """The name that the client of a connection asks for, in lower case; empty: none, or none that a host could have."""
+def facts_of(connection: SSL.Connection) -> TlsFacts:
+    """What policies are told about a connection whose handshake is over, on the server's side."""
+    cipher = connection.get_cipher_name() or ""
+    return TlsFacts(version=connection.get_protocol_version_name(), cipher=cipher, server_name=_server_name_of(connection))
+
+
+def _server_name_of(connection: SSL.Connection) -> str:
+    # Whatever a host cannot be called is as good as none; it ends up in logs.
     name = (connection.get_servername() or b"").decode("ascii", "replace").lower()
     return name if _HOST.fullmatch(name) else ""
 

@@ -31,7 +31,8 @@ from twisted.python.failure import Failure
 from mailgw.credentials import AccountsUnavailable, LoginRefused
 from mailgw.fetching.mailbox import Mailbox, Reader, Top, open_mailbox
 from mailgw.journal import Connected, Disconnected, Fault, Journal
-from mailgw.values.facts import ClientFacts, TlsFacts
+from mailgw.tls import facts_of
+from mailgw.values.facts import ClientFacts
 
 __all__ = ["Counter", "Fetching", "Pop3Factory", "Pop3Protocol", "Porter"]
 
@@ -327,10 +328,7 @@ class Pop3Protocol(pop3.POP3):
         return self._has_tls or self.ip.is_loopback
 
     def _client(self) -> ClientFacts:
-        tls = None
-        if self._has_tls:
-            handle = self.transport.getHandle()
-            tls = TlsFacts(version=handle.get_protocol_version_name(), cipher=handle.get_cipher_name() or "")
+        tls = facts_of(self.transport.getHandle()) if self._has_tls else None
         return ClientFacts(
             session=self.session, listener=self.fetching.listener, ip=self.ip, port=self.port, kind="submission", tls=tls, login=self.login
         )

@@ -76,7 +76,8 @@ def _client(client: ClientFacts) -> dict[str, Any]:
     if client.helo:
         told["helo"] = client.helo[:_MOST_TEXT]
     if client.tls is not None:
-        told["tls"] = f"{client.tls.version} {client.tls.cipher}"
+        asked = f" for {client.tls.server_name}" if client.tls.server_name else ""
+        told["tls"] = f"{client.tls.version} {client.tls.cipher}{asked}"
     if client.login:
         told["login"] = client.login
     return told

@@ -52,6 +52,9 @@ class _Handle:
     def get_cipher_name(self) -> str:
         return "TLS_AES_256_GCM_SHA384"
 
+    def get_servername(self) -> None:
+        return None
+
     def export_keying_material(self, label: bytes, length: int, context: bytes) -> bytes:  # noqa: ARG002
         return bytes(length)
 

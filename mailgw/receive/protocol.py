@@ -33,6 +33,7 @@ from mailgw.receive.conversation import Conversation, Gone, Reception
 from mailgw.receive.peer import is_within, peer_of
 from mailgw.smtp.sasl import Channel
 from mailgw.smtp.server import ServerEngine
+from mailgw.tls import facts_of
 from mailgw.values.facts import ClientFacts, TlsFacts
 from mailgw.values.reply import Reply
 
@@ -298,8 +299,7 @@ class SmtpProtocol(Protocol):
 
     def _tls_facts(self) -> TlsFacts:
         transport: Any = self.transport
-        handle = transport.getHandle()
-        return TlsFacts(version=handle.get_protocol_version_name(), cipher=handle.get_cipher_name() or "")
+        return facts_of(transport.getHandle())
 
 
 class SmtpFactory(Factory):

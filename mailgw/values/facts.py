@@ -23,6 +23,7 @@ class TlsFacts:
 
     version: str  # "TLSv1.3"
     cipher: str  # "TLS_AES_256_GCM_SHA384"
+    server_name: str = ""  # what the client takes us for (RFC 6066 §3), in lower case; empty: it did not say
 
 
 @frozen(kw_only=True)

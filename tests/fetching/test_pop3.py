@@ -59,6 +59,9 @@ class Handle:
     def get_cipher_name(self):
         return "TLS_AES_256_GCM_SHA384"
 
+    def get_servername(self):
+        return b"pop.example.org"
+
 
 class Transport(StringTransport):
     tls = None

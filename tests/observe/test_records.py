@@ -115,6 +115,20 @@ TABLE = {
             "client": {"listener": "mx", "ip": "::1", "port": 1, "tls": "v x", "login": "me"},
         },
     ),
+    "asked for a name": (
+        Record(
+            NOW,
+            ClientFacts(session="B", listener="mx", ip=ip_address("::1"), port=1, tls=TlsFacts(version="v", cipher="x", server_name="mx.a")),
+            "refused",
+            "connect",
+        ),
+        {
+            "event": "refused",
+            "session": "B",
+            "stage": "connect",
+            "client": {"listener": "mx", "ip": "::1", "port": 1, "tls": "v x for mx.a"},
+        },
+    ),
 }
 
 
