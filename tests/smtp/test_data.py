@@ -130,3 +130,14 @@ def test_binary_is_anything():
     check = TextCheck(100, 10, fix=False, binary=True)
     assert check.take(b"\0\r\n\n\r" * 10) == b"\0\r\n\n\r" * 10
     assert check.problem is None
+
+
+@pytest.mark.parametrize("at", [0, 1, 5, 4000, 65533, 65535])
+@pytest.mark.parametrize("octet", [b"\r", b"\n", b"\n\r", b"\r\r\n", b"\n\r\n"], ids=repr)
+def test_one_bare_line_end_among_thousands_of_good_ones(octet, at):
+    text = (b"\xe9 line\twith\x85 all that is \x0b and \x0c not a line end\r\n" * 2000)[:65536].removesuffix(b"\r")
+    check = TextCheck(200_000, 1000, fix=False)
+    assert check.take(text) == text
+    assert check.problem is None
+    assert check.take(text[:at] + octet + text[at:]) == b""
+    assert check.problem is not None
