@@ -104,11 +104,14 @@ class Parts:
     warnings: tuple[Problem, ...] = ()
 
 
-def load(path: Path, furnish: Callable[[Configuration], House]) -> tuple[Configuration, House, Parts]:
-    """Read a configuration, have a house furnished for it and build its parts. Raises BadConfiguration with all problems."""
+def load(path: Path, furnish: Callable[[Configuration], House], text: str | None = None) -> tuple[Configuration, House, Parts]:
+    """Read a configuration, have a house furnished for it and build its parts; ``text`` counts in place of what the file says.
+
+    Raises BadConfiguration with all problems.
+    """
     bad: BadConfiguration | None = None
     try:
-        configuration = read(path)
+        configuration = read(path, text)
     except BadConfiguration as caught:
         if caught.rest is None:
             raise

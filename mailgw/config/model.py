@@ -239,6 +239,7 @@ class Configuration:
     """All of it."""
 
     source: str  # the path as it was given
+    text: str = field(repr=False, eq=False)  # what the file said
     lines: Lines = field(repr=False, eq=False)
     context: Context = field(repr=False, eq=False)
     server: Server

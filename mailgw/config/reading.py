@@ -38,11 +38,14 @@ _TABLES = ("server", "tls", "domains", "networks", "accounts", "listen", "permit
 _TOML_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)\Z", re.DOTALL)
 
 
-def read(path: Path) -> Configuration:
-    """Read a configuration file. Raises BadConfiguration with all the errors in it."""
+def read(path: Path, text: str | None = None) -> Configuration:
+    """Read a configuration file; ``text``: what it said at another time, which counts then.
+
+    Raises BadConfiguration with all the errors in it.
+    """
     source = str(path)
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode() if text is None else text
     except OSError as problem:
         raise BadConfiguration([Problem(source, 0, f"cannot be read: {problem.strerror or problem}")]) from None
     except UnicodeDecodeError as problem:
@@ -60,7 +63,7 @@ def read_text(text: str, source: str, folder: Path) -> Configuration:
     lines = Lines(text)
     report = Report(lambda place: (source, lines[place]))
     reading = _Reading(document, folder, report)
-    configuration = reading.configuration(source, lines)
+    configuration = reading.configuration(source, text, lines)
     if report.errors:
         raise BadConfiguration(report.problems, configuration)
     return configuration
@@ -88,7 +91,7 @@ class _Reading:
     context: Context = field(factory=Context)
     domains: dict[str, frozenset[str]] = field(factory=dict)
 
-    def configuration(self, source: str, lines: Lines) -> Configuration:
+    def configuration(self, source: str, text: str, lines: Lines) -> Configuration:
         for key in self.document:
             if key not in _TABLES:
                 self.report.error((key,), f'the configuration has no table "{key}"{nearest(key, _TABLES)}', of=())
@@ -108,6 +111,7 @@ class _Reading:
         self.say_what_is_missing()
         return Configuration(
             source=source,
+            text=text,
             lines=lines,
             context=self.context,
             server=server,
