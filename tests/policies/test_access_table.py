@@ -7,9 +7,10 @@ from datetime import timedelta
 
 import pytest
 
+from mailgw.interfaces import LookupFailed
 from mailgw.policies.access_table import AccessTable
 from mailgw.policies.relay import Permit
-from mailgw.testing import at, run
+from mailgw.testing import at, run, zone
 from mailgw.testing.facts import a_client, a_recipient, a_sender
 from mailgw.testing.server import MemoryServer
 from mailgw.testing.threads import ThreadsAtOnce
@@ -33,10 +34,28 @@ mail.example.com       tag     known
 LOGINS = "Ann reject your account is closed\n"
 
 
+ZONE = {
+    "1.2.0.192.in-addr.arpa": {"PTR": ["Mail.Partner.example."]},
+    "2.2.0.192.in-addr.arpa": {"PTR": ["x.y.partner.example."]},
+    "3.2.0.192.in-addr.arpa": {"PTR": ["mail.partner.example."]},  # which knows nothing of it
+    "4.2.0.192.in-addr.arpa": {"PTR": ["partner.example."]},
+    "5.2.0.192.in-addr.arpa": LookupFailed,
+    "8.2.0.192.in-addr.arpa": {"PTR": ["mail8.partner.example."]},
+    "mail8.partner.example": {"A": ["192.0.2.8"]},
+    "6.2.0.192.in-addr.arpa": {"PTR": ["a_b.partner.example."]},
+    "7.2.0.192.in-addr.arpa": LookupFailed,
+    "mail.partner.example": {"A": ["192.0.2.1"]},
+    "x.y.partner.example": {"A": ["192.0.2.2"]},
+    "partner.example": {"A": ["192.0.2.4"]},
+    "a_b.partner.example": {"A": ["192.0.2.6"]},
+}
+GIVEN = {"threads": ThreadsAtOnce(), "clock": at("2026-01-05T10:00+00:00"), "resolver": zone(ZONE)}
+
+
 def table(tmp_path, on, text, clock=None):
     path = tmp_path / "access"
     path.write_text(text)
-    return AccessTable(on, path, threads=ThreadsAtOnce(), clock=clock or at("2026-01-05T10:00+00:00"))
+    return AccessTable(on, path, **{**GIVEN, "clock": clock or GIVEN["clock"]})
 
 
 def said(answer):
@@ -97,11 +116,77 @@ def test_its_grounds_are_file_and_line(tmp_path):
     assert decision.remedy == f"another entry for it, or none, in {tmp_path}/access"
 
 
+MIXED = """\
+0.0.0.0/0              reject  nobody
+192.0.2.0/24           defer
+.partner.example       accept
+mail.partner.example   tag     partner
+192.0.2.7              hold
+192.0.2.8              hold
+"""
+BY_NAME = {
+    "name": ("192.0.2.1", "proceed +partner"),
+    "below": ("192.0.2.2", "proceed"),
+    "only the name itself": ("192.0.2.4", "450 4.7.1 not now, try again later"),
+    "not confirmed": ("192.0.2.3", "450 4.7.1 not now, try again later"),
+    "no name": ("192.0.2.9", "450 4.7.1 not now, try again later"),
+    "underscore": ("192.0.2.6", "proceed"),
+    "address before name": ("192.0.2.8", "quarantine"),
+    "another network": ("203.0.113.1", "550 5.7.1 nobody"),
+}
+
+
+@pytest.mark.parametrize("kind", ["file", "database"])
+@pytest.mark.parametrize(("ip", "expected"), BY_NAME.values(), ids=BY_NAME)
+def test_names_of_clients(tmp_path, kind, ip, expected):
+    policy = table(tmp_path, "client", MIXED)
+    if kind == "database":
+        path = tmp_path / "access.db"
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE access (key TEXT PRIMARY KEY, action TEXT, text TEXT)")
+            rows = [(*line.split(None, 2), "")[:3] for line in MIXED.replace("192.0.2.8 ", "192.0.2.8/32 ").splitlines()]
+            connection.executemany("INSERT INTO access VALUES (?, ?, ?)", rows)
+            connection.commit()
+        policy = AccessTable("client", None, path, QUERY, look_up_names=True, **GIVEN)
+    assert said(policy.check_client(a_client(ip=ip))) == expected
+
+
+def test_the_grounds_of_a_name(tmp_path):
+    decision = run(table(tmp_path, "client", MIXED).check_client(a_client(ip="192.0.2.2")))
+    assert [(one.name, one.value, one.source) for one in decision.evidence] == [
+        ("client", "192.0.2.2", "the connection"),
+        ("reverse name", "x.y.partner.example", "PTR 2.2.0.192.in-addr.arpa"),
+        ("entry", ".partner.example accept", f"{tmp_path}/access:3"),
+    ]
+
+
+def test_names_are_asked_for_only_where_there_are_some(tmp_path):
+    assert said(table(tmp_path, "client", CLIENTS).check_client(a_client(ip="192.0.2.5"))) == "550 5.7.1 no mail from there"
+    assert said(table(tmp_path, "client", MIXED).check_client(a_client(ip="192.0.2.7"))) == "quarantine"
+    with pytest.raises(LookupFailed):
+        run(table(tmp_path, "client", MIXED).check_client(a_client(ip="192.0.2.5")))
+
+
+def test_without_the_dns_it_cannot_say(tmp_path):
+    server = MemoryServer(policies=[table(tmp_path, "client", MIXED)], reference=lambda: "7QK3M")
+    assert server.connect(ip="192.0.2.5").heard() == "421 4.3.0 local problem, try again later [ref 7QK3M]\r\n"
+
+
+@pytest.mark.parametrize("settings", [{"on": "helo", "database": "x", "query": "y"}, {"on": "client", "path": "x"}], ids=str)
+def test_where_no_names_can_be_looked_up(settings):
+    with pytest.raises(ValueError, match='look_up_names is for a database with on = "client"'):
+        AccessTable(**settings, look_up_names=True, **GIVEN)
+
+
 WRONG = {
     "short": ("192.0.2.1\n", 'access:1: "192.0.2.1" is not KEY ACTION'),
     "action": ("\n192.0.2.1 refuse\n", 'access:2: "refuse" is none of accept, reject'),
     "network": ("192.0.2.1/24 reject\n", "access:1: 192.0.2.1/24 has host bits set"),
-    "no-network": ("example.org reject\n", "access:1: 'example.org' does not appear"),
+    "no-network": ("example..org reject\n", "access:1: example..org is no network and no host name: domain is not a valid host name"),
+    "half-a-network": ("192.0.2 reject\n", "access:1: '192.0.2' does not appear"),
+    "half-a-network-six": ("2001:db8 reject\n", "access:1: '2001:db8' does not appear"),
+    "an-address": ("a@example.org reject\n", "access:1: a@example.org is no network and no host name: it is about senders"),
+    "nobody": ("<> reject\n", "access:1: <> is no network and no host name"),
     "tag": ("192.0.2.1 tag\n", "access:1: a tag is one word"),
     "umlaut": ("192.0.2.1 reject für\n", "access:1: the text must be plain ASCII"),
 }
@@ -121,7 +206,7 @@ def test_a_name_that_is_none(tmp_path):
 @pytest.mark.parametrize("settings", [{}, {"path": "x", "database": "y"}, {"database": "y"}, {"path": "x", "query": "z"}], ids=str)
 def test_a_file_or_a_database(settings):
     with pytest.raises(ValueError, match='needs either "path"'):
-        AccessTable("client", **settings, threads=ThreadsAtOnce(), clock=at("2026-01-05T10:00+00:00"))
+        AccessTable("client", **settings, **GIVEN)
 
 
 def test_it_is_read_again_and_the_last_good_one_stays(tmp_path):
@@ -151,7 +236,7 @@ QUERY = "SELECT action, text FROM access WHERE key = :key"
 
 
 def test_a_database(database):
-    policy = AccessTable("sender", None, database, QUERY, threads=ThreadsAtOnce(), clock=at("2026-01-05T10:00+00:00"))
+    policy = AccessTable("sender", None, database, QUERY, **GIVEN)
     assert said(policy.check_sender(a_sender("bad@example.com"))) == "550 5.7.1 go away"
     assert said(policy.check_sender(a_sender("good@example.com"))) == "proceed"
     assert said(policy.check_sender(a_sender("good@example.net"))) == "proceed"
@@ -164,7 +249,7 @@ def test_a_database(database):
 
 def test_a_query_that_does_not_work_is_found_at_the_start(database):
     with pytest.raises(ValueError, match="no such table"):
-        AccessTable("sender", None, database, "SELECT 1 FROM elsewhere", threads=ThreadsAtOnce(), clock=at("2026-01-05T10:00+00:00"))
+        AccessTable("sender", None, database, "SELECT 1 FROM elsewhere", **GIVEN)
 
 
 def test_a_talk(tmp_path):
