@@ -83,8 +83,8 @@ def _grounds(entry: Entry) -> Iterator[str]:
         yield f"rule       {by}, {one['where']}" if one["where"] else f"rule       {by}"
         if one.get("fault"):
             yield f"trouble    {one['fault']}"
-            yield "           on_error in its table says what follows from that"
-        elif entry.get("why"):
+            yield "otherwise  an answer; on_error in its table says what follows where there is none"
+        elif entry.get("why") and entry["why"] not in entry.get("reply", ""):  # not what is said above already
             yield f"because    {entry['why']}"
         for name, value, source in one.get("evidence", ()):
             yield f"fact       {name}: {value}" + (f"  ({source})" if source else "")
@@ -109,6 +109,8 @@ def _not_permitted(entry: Entry) -> Iterator[str]:
     for said in rules:
         trouble = f": {said['fault']}" if said.get("fault") else " does not match"
         yield f"rule       {said['policy']}{trouble}" + (f", {said['where']}" if said["where"] else "")
+        if said.get("why"):
+            yield f"           {said['why']}"
     if not rules:
         yield f'rule       there is no [[permit]] on "{client["listener"]}"'
     yield f"fact       recipient: {recipient}  (the client's RCPT command)"
@@ -121,7 +123,8 @@ def _not_permitted(entry: Entry) -> Iterator[str]:
 def _who(entry: Entry) -> Iterator[str]:
     client = entry["client"]
     more = [f"{word} {client[key]}" for word, key in (("HELO", "helo"), ("TLS", "tls"), ("login", "login")) if client.get(key)]
-    name = next((fact[1] for said in entry.get("asked", ()) for fact in said.get("evidence", ()) if fact[0] == "reverse name"), "")
+    facts = (fact for said in entry.get("asked", ()) for fact in said.get("evidence", ()))
+    name = next((value for name, value, _ in facts if name == "reverse name" and value != "none"), "")
     yield ", ".join([f"client     {client['ip']}:{client['port']} on listener {client['listener']}", *([name] if name else []), *more])
     yield f"session    {entry['session']}" + (f", transaction {entry['transaction']}" if entry.get("transaction") else "")
     if "sender" in entry:

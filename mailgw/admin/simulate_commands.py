@@ -68,19 +68,29 @@ class NameServer(click.ParamType[tuple[str, int]]):
 @click.option("--rcpt-to", metavar="ADDRESS", multiple=True, help="A recipient; may be repeated.")
 @click.option("--login", metavar="NAME", default="", help="The client logs in so, without a proof; over TLS where there is any.")
 @click.option("--tls", is_flag=True, help="The client begins TLS.")
+@click.option("--early-talker", is_flag=True, help="The client does not wait for the greeting.")
 @click.option("--message", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE", help="What it sends.")
 @click.option("--again-after", type=Age(), metavar="DURATION", help="It tried the same once before, so long ago; only this try is shown.")
+@click.option("--ask-others", is_flag=True, help="Let policies ask mail servers, policy servers and web services.")
 @click.option("--resolver", "server", type=NameServer(), metavar="HOST:PORT", help="Ask this name server.")
 @click.option("--cases", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Try all cases of a file instead.")
 @with_json
 @speaking
 def simulate_command(
-    speaker: Speaker, /, cases: Path | None, server: tuple[str, int] | None, again_after: float | None, **said: Any
+    speaker: Speaker,
+    /,
+    cases: Path | None,
+    server: tuple[str, int] | None,
+    again_after: float | None,
+    ask_others: bool,
+    **said: Any,
 ) -> None:
     r"""Play an attempt to send mail through the configuration, and show all that is said and decided.
 
-    Engine, conversation and policies are the real ones, and the DNS is asked. Nothing else reaches out: no call-out, no web service, no
-    program, nothing is queued; what policies remember is read, and what they would remember is forgotten. The daemon need not run.
+    Engine, conversation and policies are the real ones, and the DNS is asked. Nothing else reaches out: no policy server, no call-out,
+    no web service, no program, nothing is queued; what policies remember is read, and what they would remember is forgotten. The daemon
+    need not run. With --ask-others, policies ask mail servers, policy servers and web services as the daemon would; what those remember
+    of it stays.
 
     \b
     Exit status: 0 accepted, for all recipients (also to be held or thrown away); 1 refused permanently; 75 deferred; 2 bad usage or
@@ -90,20 +100,20 @@ def simulate_command(
     try:
         configuration, _, _ = load(path, still_house)
         if cases is not None:
-            if any(said.get(key) for key in ("listener", "client", "mail_from", "rcpt_to", "login", "tls", "message")) or again_after:
-                raise click.UsageError("--cases says it all: it stands alone, or with --resolver")
-            return _try_cases(speaker, configuration, read_cases(cases, configuration), server)
+            if again_after or any(value for key, value in said.items() if key != "helo"):
+                raise click.UsageError("--cases says it all: it stands alone, or with --resolver and --ask-others")
+            return _try_cases(speaker, configuration, read_cases(cases, configuration), server, ask_others)
         attempt = _attempt(configuration, **said)
     except BadConfiguration as bad:
         raise speaker.failed("configuration", bad) from None
     try:
-        [simulated] = own_reactor.run(lambda reactor: _Playing(configuration, reactor, server).one(attempt, again_after))
+        [simulated] = own_reactor.run(lambda reactor: _Playing(configuration, reactor, server, ask_others).one(attempt, again_after))
     except MemoryUnavailable as problem:
         raise speaker.failed("unavailable", problem) from None
     if speaker.as_json:
         speaker.out.json({"status": simulated.status, **_plain(attempt.rcpt_to, simulated)})
     else:
-        _tell(speaker.out, simulated)
+        _tell(speaker.out, simulated, ask_others)
     sys.exit(simulated.status)
 
 
@@ -128,6 +138,7 @@ class _Playing:
     configuration: Configuration
     reactor: Any
     server: tuple[str, int] | None
+    ask_others: bool
 
     async def one(self, attempt: Attempt, again_after: float | None) -> list[Simulated]:
         """With a copy of what policies remember. Raises MemoryUnavailable."""
@@ -159,7 +170,7 @@ class _Playing:
     async def _play(
         self, attempt: Attempt, clock: MovingClock, memory: Any, dns: Any, again_after: float | None, folder: Path
     ) -> Simulated:
-        house = simulated_house(self.configuration, self.reactor, clock, memory, dns)
+        house = simulated_house(self.configuration, self.reactor, clock, memory, dns, self.ask_others)
         parts = build_parts(self.configuration, house)
         try:
             if again_after:
@@ -172,8 +183,10 @@ class _Playing:
                 component.close()
 
 
-def _try_cases(speaker: Speaker, configuration: Configuration, cases: Sequence[Case], server: tuple[str, int] | None) -> None:
-    played = own_reactor.run(lambda reactor: _Playing(configuration, reactor, server).all(cases))
+def _try_cases(
+    speaker: Speaker, configuration: Configuration, cases: Sequence[Case], server: tuple[str, int] | None, ask_others: bool
+) -> None:
+    played = own_reactor.run(lambda reactor: _Playing(configuration, reactor, server, ask_others).all(cases))
     found = [(case, simulated, differences(case, simulated)) for case, simulated in zip(cases, played, strict=True)]
     different = [case for case, _, wrong in found if wrong]
     if speaker.as_json:
@@ -186,7 +199,7 @@ def _try_cases(speaker: Speaker, configuration: Configuration, cases: Sequence[C
         rows = [(case.name, "different" if wrong else "ok", simulated.replies[0]) for case, simulated, wrong in found]
         speaker.out.table([Column("Case"), Column("Is"), Column("Reply", folds=True)], rows)
         for case, simulated, wrong in found:
-            for line in (*wrong, *_story(simulated)) if wrong else ():
+            for line in (*wrong, *_story(simulated, ask_others)) if wrong else ():
                 speaker.out.line(f"{case.name}: {line}" if line in wrong else f"  {line}" if line else "")
         speaker.out.line(f"{len(cases)} cases, {len(different)} different" if different else f"{len(cases)} cases, all as expected")
     if different:
@@ -203,13 +216,14 @@ def _plain(recipients: Sequence[str], simulated: Simulated) -> dict[str, Any]:
         "records": [json.loads(line_of_record(record)) for record in simulated.records],
         "added": simulated.added,
         "faults": list(simulated.faults),
+        "outside": list(simulated.outside),
     }
 
 
-def _tell(out: Printer, simulated: Simulated) -> None:
+def _tell(out: Printer, simulated: Simulated, ask_others: bool) -> None:
     for who, line in simulated.dialogue:
         out.line(f"{who}: {line}")
-    for line in _story(simulated):
+    for line in _story(simulated, ask_others):
         out.line(line)
     if simulated.added:
         out.line("")
@@ -217,7 +231,7 @@ def _tell(out: Printer, simulated: Simulated) -> None:
             out.line(f"adds       {line}")
 
 
-def _story(simulated: Simulated) -> Iterator[str]:
+def _story(simulated: Simulated, ask_others: bool) -> Iterator[str]:
     for record in simulated.records:
         yield ""
         yield from tell(Story(json.loads(line_of_record(record))))
@@ -225,3 +239,5 @@ def _story(simulated: Simulated) -> Iterator[str]:
     for fault in simulated.faults:
         if fault.partition(": ")[2] not in known:
             yield f"trouble    {fault}"
+    for where in simulated.outside:
+        yield f"outside    {where} was asked" if ask_others else f"outside    {where} was not asked, as the gateway would: say --ask-others"

@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from mailgw.assemble import House, Parts, guard_of, observing, porter_of, reception_of
 from mailgw.config.model import Configuration, Listener
-from mailgw.interfaces import IClock, IIdentity, IMemory, IObserver
+from mailgw.interfaces import IClock, IDialer, IIdentity, IMemory, IObserver
 from mailgw.journal import Fault, Journal
 from mailgw.login.porter import Porter
 from mailgw.receive.in_memory import connect
@@ -47,6 +47,7 @@ class Attempt:
     helo: str = "client.example"
     login: str = ""  # is believed without a proof
     tls: bool = False
+    early_talker: bool = False  # it does not wait for the greeting
     content: bytes = b""  # lines may end with LF; empty: a small message
 
 
@@ -59,6 +60,7 @@ class Simulated:
     records: tuple[Record, ...]
     faults: tuple[str, ...]  # "spf: cannot be answered at mail: ..."
     added: str  # the header fields on top of the message, if it came so far
+    outside: tuple[str, ...] = ()  # other servers that policies wanted to ask
 
     @property
     def status(self) -> int:
@@ -174,6 +176,11 @@ class _Client:
         self.dialogue.append(("C", line))
         return await self._send(line.encode("utf-8", "surrogateescape") + b"\r\n")
 
+    def blurt(self, line: str) -> None:
+        """Say a line without waiting for anything."""
+        self.dialogue.append(("C", line))
+        self.transport.protocol.dataReceived(line.encode("utf-8", "surrogateescape") + b"\r\n")
+
     async def send(self, content: bytes) -> str:
         """Send a message and give the reply to it."""
         self.dialogue.append(("C", f"({len(content)} octets of content)"))
@@ -241,7 +248,9 @@ async def simulate(
     client.hang_up()
     await factory.stop(0)
     told = [one for one in records if one.outcome != "abandoned"]  # which it was only because of what was refused
-    return Simulated(tuple(client.dialogue), replies, tuple(told), tuple(faults.heard), store.added.decode("utf-8", "replace"))
+    outside: Any = house[IDialer]
+    added = store.added.decode("utf-8", "replace")
+    return Simulated(tuple(client.dialogue), replies, tuple(told), tuple(faults.heard), added, tuple(outside.wanted))
 
 
 def _begins_with_tls(listener: Listener, attempt: Attempt) -> bool:
@@ -253,6 +262,8 @@ async def _play(client: _Client, attempt: Attempt, wants_tls: bool, content: byt
     """The whole session; gives the reply that decided about each recipient."""
     replies: list[str] = []
     try:
+        if attempt.early_talker:
+            client.blurt(f"EHLO {attempt.helo}")
         await _must(client.hear())
         offered = await _introduce(client, attempt, wants_tls)
         extras = _extras(attempt, content, offered)
@@ -273,7 +284,7 @@ async def _play(client: _Client, attempt: Attempt, wants_tls: bool, content: byt
 
 async def _introduce(client: _Client, attempt: Attempt, wants_tls: bool) -> str:
     """EHLO, TLS, login; gives what EHLO has offered at last."""
-    offered = await _must(client.say(f"EHLO {attempt.helo}"))
+    offered = await _must(client.hear() if attempt.early_talker else client.say(f"EHLO {attempt.helo}"))
     if wants_tls and not client.in_tls:
         await _must(client.say("STARTTLS"))
         client.shake_hands()

@@ -22,7 +22,7 @@ class Said:
 
     known: bool | None  # None: nobody could say
     reply: str  # of the server, for us and not for the peer
-    source: str  # "mx.example.net (192.0.2.1)" or "memory, of mx.example.net (192.0.2.1)"
+    source: str  # "mx.example.net (192.0.2.1), gateway internet"; remembered: "memory, of mx.example.net ..."
 
 
 @define(eq=False)
@@ -68,7 +68,8 @@ class CallOut:
     async def _ask(self, gateway: str, address: Address, next_hop: str, key: str) -> Said:
         asked: Any = self.gateways[gateway]
         outcome: Outcome = await asked.ask(address, next_hop)
-        reply, peer = str(outcome.reply)[:_MOST_REPLY], outcome.peer or f"gateway {gateway}"
+        by = f"gateway {gateway}"
+        reply, peer = str(outcome.reply)[:_MOST_REPLY], f"{outcome.peer}, {by}" if outcome.peer else by
         known = {Fate.DELIVERED: True, Fate.NEVER: False}.get(outcome.fate)
         if known is not None:
             verdict = "known" if known else "unknown"

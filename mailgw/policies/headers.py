@@ -116,7 +116,7 @@ class Headers:
         for name in self.required:
             if name.lower() not in counts:
                 text = f"the message has no {name}: field"
-                yield self._fault(self.missing, text, Evidence(name, "not there", _SECTION), f"a {name}: field")
+                yield self._fault(self.missing, text, Evidence(name, "not there", _SECTION), f"the field {name}:")
         for name in self.once:
             count = counts.get(name.lower(), 0)
             if count > 1:

@@ -17,13 +17,17 @@ from mailgw.interfaces import IClock, IRecipientPolicy
 from mailgw.policies.database import has_row
 from mailgw.policies.kept_file import KeptFile
 from mailgw.values.address import Address, BadAddress, parse_domain
-from mailgw.values.decision import Decision, proceed, reject
+from mailgw.values.decision import Decision, Evidence, proceed, reject
 from mailgw.values.facts import RecipientFacts
 
 __all__ = ["RecipientList", "RecipientTable", "spellings"]
 
 _COMMENT = re.compile(r"(?:^|\s)#.*")
-_UNKNOWN = reject("no such user here", code=550, enhanced="5.1.1")
+
+
+def _unknown(recipient: Address, looked: Evidence, remedy: str) -> Decision:
+    said = (Evidence("recipient", str(recipient), "the client's RCPT command"), looked)
+    return reject("no such user here", code=550, enhanced="5.1.1", evidence=said, remedy=remedy)
 
 
 def _is_postmaster(address: Address) -> bool:
@@ -65,7 +69,9 @@ class RecipientList:
             return proceed()
         if any(f"{local_part}@{recipient.domain}" in known for local_part in spellings(recipient, self.subaddress)):
             return proceed()
-        return _UNKNOWN
+        everybody = f"@{recipient.domain}"
+        looked = Evidence("list", f"neither it nor {everybody} is there", str(self.path))
+        return _unknown(recipient, looked, f"a line {recipient} or {everybody} in {self.path}")
 
 
 def _parse(file: IO[bytes], path: Path) -> frozenset[str]:
@@ -113,7 +119,9 @@ class RecipientTable:
             return proceed()
         questions = [_asked(local_part, recipient.domain) for local_part in spellings(recipient, self.subaddress)]
         known = await deferToThreadPool(self.threads, self.threads.getThreadPool(), has_row, self.database, self.query, questions)
-        return proceed() if known else _UNKNOWN
+        if known:
+            return proceed()
+        return _unknown(recipient, Evidence("row", "none", str(self.database)), f"a row for {recipient} in {self.database}")
 
 
 def _asked(local_part: str, domain: str) -> dict[str, str]:

@@ -96,9 +96,13 @@ class Quota:
         number, period_of_time = str(rate).split(" ", 1)
         return defer(
             f"the limit of {number} {unit if rate.count > 1 else unit[:-1]} {period_of_time} is reached, try again in {_spoken(left)}",
-            why=f"{count} {unit} of {client.login or client.ip}",
-            evidence=(Evidence(f"{unit} of this {self.per}", str(count), str(rate)),),
-            remedy=f"another {self.per}, a later time, or a higher limit",
+            why=f"{count} {unit if count > 1 else unit[:-1]} of {client.login or client.ip}",
+            evidence=(
+                self._whose(client, who),
+                Evidence(unit, f"{count} {period_of_time}", "memory"),
+                Evidence("limit", str(rate), "the policy's settings"),
+            ),
+            remedy=f"{_spoken(left)} later, or a higher limit; another {self.per} has its own count",
         )
 
     def _who(self, client: ClientFacts) -> str:
@@ -106,6 +110,11 @@ class Quota:
             return str(ip_network((client.ip, _NETWORK[client.ip.version]), strict=False))
         login = client.login.lower()
         return login if len(login) <= _LONGEST_NAME else sha256(login.encode()).hexdigest()
+
+    def _whose(self, client: ClientFacts, who: str) -> Evidence:
+        if self.per == "network":
+            return Evidence("network", who, "the connection")
+        return Evidence("login", client.login, "the client's AUTH command")
 
     async def _warn(self, client: ClientFacts, rate: Rate, unit: str, count: int, left: float) -> None:
         who = client.login if self.per == "login" else str(client.ip)

@@ -132,13 +132,15 @@ class RateLimit:
 
     def _acted(self, who: str, wait: float) -> Decision:
         seconds = max(1, round(wait))
-        said = (Evidence(self.per, who, "the connection" if self.per in ("client", "network", "login") else "the envelope"),)
+        limit = f"{self.limit}, {self._size} at once"
+        said = (Evidence(self.per, who, _SOURCE.get(self.per, "the envelope")), Evidence("limit", limit, "the policy's settings"))
         remedy = f"{seconds} s later, or a higher limit than {self.limit}"
         text = f"too many {self.what}, try again in {seconds} s"
         return act(self.action, text, why=f"more than {self.limit} for {who}", tag=self.tag, evidence=said, remedy=remedy)
 
 
 _FINE = proceed()
+_SOURCE = {"client": "the connection", "network": "the connection", "login": "the client's AUTH command"}
 _NOT_OF_RECIPIENTS = ("client", "network", "login", "sender", "sender-domain")
 
 

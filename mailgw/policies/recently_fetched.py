@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from mailgw.given import given
 from mailgw.interfaces import IClock, IMemory, IRelayPolicy
-from mailgw.values.decision import Decision, permit, proceed
+from mailgw.values.decision import Decision, Evidence, permit, proceed
 from mailgw.values.facts import UNKNOWN_IP, RecipientFacts
 from mailgw.values.quantities import Duration
 
@@ -56,6 +56,10 @@ class RecentlyFetched:
         said = await self.memory.recall(f"fetched:{ip}")
         moment, _, login = (said or "").partition(" ")
         # A time in the future is that of a clock which was put back: not to be relied on.
-        if not moment or not 0 <= self.clock.now().timestamp() - float(moment) <= self.within:
-            return proceed()
+        if not moment:
+            return proceed(why=f"nobody has fetched mail from {ip} in the last day")
+        ago = self.clock.now().timestamp() - float(moment)
+        if not 0 <= ago <= self.within:
+            last = (Evidence("fetched", f"{ago:.0f} s ago", f"memory of {ip}"),)
+            return proceed(why=f"nobody has fetched mail from {ip} in the last {self.within:.0f} s", evidence=last)
         return permit(f"{login or 'somebody'} has fetched mail from there")

@@ -120,17 +120,17 @@ class SenderRights:
             for name, value in fields_of(facts.content):
                 if name in ("from", "sender"):
                     if name in found:
-                        return reject(f"there is more than one {name.capitalize()}: field", why=f"login {login}")
+                        return _unclear(login, f"there is more than one {name.capitalize()}: field")
                     found[name] = value
             if "from" not in found:
-                return reject("the message has no From: field", why=f"login {login}")
+                return _unclear(login, "the message has no From: field")
             mailboxes: list[Address] = []
             for name, value in found.items():
                 at = f"the {name.capitalize()}: field"
                 mailboxes += mailboxes_in(value)
         except Unreadable as problem:
             text = str(problem)
-            return reject(text if text.startswith("the ") else f"{at} {text}", why=f"login {login}")
+            return _unclear(login, text if text.startswith("the ") else f"{at} {text}")
         return self._judge(login, mailboxes, " in From: or Sender:", 550)
 
     def _judge(self, login: str, addresses: Sequence[Address], where: str, code: int) -> Decision | Awaitable[Decision]:
@@ -156,6 +156,11 @@ class SenderRights:
         return any(f"{local_part}@{address.domain}" in rights for local_part in spellings(address, self.subaddress))
 
 
+def _unclear(login: str, text: str) -> Decision:
+    remedy = "one From: field, and one Sender: field at most, with plain addresses"
+    return reject(text, why=f"login {login}", evidence=(_login(login), Evidence("header section", text, "the message")), remedy=remedy)
+
+
 def _folded(login: str) -> str:
     try:
         return Address.parse(login).folded
@@ -167,6 +172,10 @@ def _asked(login: str, local_part: str, domain: str) -> dict[str, str]:
     return {"login": login, "address": f"{local_part}@{domain}", "local_part": local_part, "domain": domain}
 
 
+def _login(login: str) -> Evidence:
+    return Evidence("login", login, "the client's AUTH command")
+
+
 def _refusal(login: str, address: Address, where: str, code: int) -> Decision:
     whom = str(address) if address else "<>"
     return reject(
@@ -174,6 +183,6 @@ def _refusal(login: str, address: Address, where: str, code: int) -> Decision:
         code=code,
         enhanced="5.7.1",
         why=f"login {login}, address {whom}",
-        evidence=(Evidence("login", login), Evidence("address", whom, where.strip() or "MAIL FROM")),
-        remedy="another address or login, or a right to this address",
+        evidence=(_login(login), Evidence("address", whom, where.strip().removeprefix("in ") or "the client's MAIL command")),
+        remedy=f"another address or login, or {whom} among the addresses of {login}",
     )

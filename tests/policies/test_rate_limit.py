@@ -189,7 +189,10 @@ def test_its_grounds():
     house.say("check_sender", a_sender())
     decision = run(house.policy.check_sender(a_sender()))
     assert (decision.reply.code, decision.why) == (550, "more than 1 per hour for 192.0.2.99")
-    assert [(one.name, one.value, one.source) for one in decision.evidence] == [("client", "192.0.2.99", "the connection")]
+    assert [(one.name, one.value, one.source) for one in decision.evidence] == [
+        ("client", "192.0.2.99", "the connection"),
+        ("limit", "1 per hour, 1 at once", "the policy's settings"),
+    ]
     assert decision.remedy == "3600 s later, or a higher limit than 1 per hour"
 
 

@@ -29,27 +29,32 @@ def test_it_is_a_permit_rule(memory, clock):
     assert verifyObject(IRelayPolicy, RecentlyFetched(memory=memory, clock=clock))
 
 
+GRANTED = "anna has fetched mail from there"
+NEVER = "nobody has fetched mail from {} in the last day"
+TOO_LATE = "nobody has fetched mail from {} in the last 900 s"
+
+
 @pytest.mark.parametrize(
-    ("fetched", "ip", "seconds", "verdict"),
+    ("fetched", "ip", "seconds", "verdict", "why"),
     [
-        pytest.param("192.0.2.1", "192.0.2.1", 0, Verdict.PERMIT, id="at once"),
-        pytest.param("192.0.2.1", "192.0.2.1", 900, Verdict.PERMIT, id="just in time"),
-        pytest.param("192.0.2.1", "192.0.2.1", 901, Verdict.PROCEED, id="too late"),
-        pytest.param("192.0.2.1", "192.0.2.2", 0, Verdict.PROCEED, id="a neighbour"),
-        pytest.param("192.0.2.1", "192.0.2.10", 0, Verdict.PROCEED, id="begins like it"),
-        pytest.param("2001:db8::1", "2001:db8:0::1", 0, Verdict.PERMIT, id="IPv6"),
-        pytest.param("2001:db8::1", "2001:db8::2", 0, Verdict.PROCEED, id="IPv6 neighbour"),
-        pytest.param("::ffff:192.0.2.1", "192.0.2.1", 0, Verdict.PERMIT, id="IPv4-mapped"),
-        pytest.param("192.0.2.1", "0.0.0.0", 0, Verdict.PROCEED, id="a client that nobody knows"),
-        pytest.param("192.0.2.1", "192.0.2.1", -10, Verdict.PROCEED, id="clock put back"),
+        pytest.param("192.0.2.1", "192.0.2.1", 0, Verdict.PERMIT, GRANTED, id="at once"),
+        pytest.param("192.0.2.1", "192.0.2.1", 900, Verdict.PERMIT, GRANTED, id="just in time"),
+        pytest.param("192.0.2.1", "192.0.2.1", 901, Verdict.PROCEED, TOO_LATE, id="too late"),
+        pytest.param("192.0.2.1", "192.0.2.2", 0, Verdict.PROCEED, NEVER, id="a neighbour"),
+        pytest.param("192.0.2.1", "192.0.2.10", 0, Verdict.PROCEED, NEVER, id="begins like it"),
+        pytest.param("2001:db8::1", "2001:db8:0::1", 0, Verdict.PERMIT, GRANTED, id="IPv6"),
+        pytest.param("2001:db8::1", "2001:db8::2", 0, Verdict.PROCEED, NEVER, id="IPv6 neighbour"),
+        pytest.param("::ffff:192.0.2.1", "192.0.2.1", 0, Verdict.PERMIT, GRANTED, id="IPv4-mapped"),
+        pytest.param("192.0.2.1", "0.0.0.0", 0, Verdict.PROCEED, "", id="a client that nobody knows"),
+        pytest.param("192.0.2.1", "192.0.2.1", -10, Verdict.PROCEED, TOO_LATE, id="clock put back"),
     ],
 )
-def test_who_may_send(memory, clock, fetched, ip, seconds, verdict):
+def test_who_may_send(memory, clock, fetched, ip, seconds, verdict, why):
     run(note_fetch(memory, clock, ip_address(fetched), "anna"))
     clock.advance(seconds)
     decision = asked(memory, clock, ip)
     assert decision.verdict is verdict
-    assert decision.why == ("anna has fetched mail from there" if verdict is Verdict.PERMIT else "")
+    assert decision.why == why.format(ip)
 
 
 def test_fetching_again_begins_again(memory, clock):

@@ -111,7 +111,7 @@ def test_recipient(name: str) -> None:
 def test_grounds() -> None:
     place = Place(MailServer({"RCPT": "550 5.1.1 unknown user x"}))
     policy = place.recipients()
-    for source in ("192.0.2.1", "memory, of 192.0.2.1"):
+    for source in ("192.0.2.1, gateway inside", "memory, of 192.0.2.1, gateway inside"):
         decision = place.check(policy)
         assert [(one.name, one.value, one.source) for one in decision.evidence] == [
             ("recipient", "ben@example.org", "RCPT command"),
