@@ -240,3 +240,55 @@ def test_a_file_that_says_nothing(tmp_path: Path, text: str) -> None:
 def test_nothing_is_said_of_a_server_that_is_not_known(folder: Path) -> None:
     _, problems = checked(folder, old='hostname = "mx.example.org"', new='hostname = "mx example"')
     assert problems == ['DIR/mailgw.toml:2: [server] hostname: "mx example": domain is not a valid host name']
+
+
+BRAND = '[tls.brand]\ncertificate = "brand.pem"\nkey = { file = "brand.key" }\n'
+
+
+def certify_brand(folder: Path, authority: trustme.CA, *names: str, until: datetime | None = None) -> None:
+    other = folder / "other"
+    other.mkdir()
+    certify(other, authority, *names, until=until)
+    (other / "cert.pem").rename(folder / "brand.pem")
+    (other / "key.pem").rename(folder / "brand.key")
+
+
+def both(folder: Path, old: str = 'endpoint = "tcp:25"', new: str = 'endpoint = "tcp:25"\ntls = ["default", "brand"]') -> list[str]:
+    return checked(folder, BRAND, old, new)[1]
+
+
+def test_a_certificate_for_another_name_of_ours(folder: Path, authority: trustme.CA) -> None:
+    certify_brand(folder, authority, "mail.brand.example")
+    assert both(folder) == []
+    text = "warning: [tls.brand] certificate: does not cover our name, mx.example.org"
+    assert both(folder, new='endpoint = "tcp:25"\ntls = ["brand", "default"]') == [f"DIR/mailgw.toml:20: {text}"]
+
+
+@pytest.mark.parametrize("names", [("mx.example.org",), ("anna@example.org",)], ids=["the same names", "no host name"])
+def test_a_certificate_that_is_never_picked(folder: Path, authority: trustme.CA, names: tuple[str]) -> None:
+    certify_brand(folder, authority, *names)
+    why = "it holds no host name" if "@" in names[0] else "those before it have all of its names"
+    text = f"no client will ever be shown the certificate of [tls.brand]: {why}"
+    assert both(folder) == [f"DIR/mailgw.toml:10: warning: [listen.mx] tls, item 2: {text}"]
+
+
+def test_all_certificates_of_a_listener_are_looked_at(folder: Path, authority: trustme.CA) -> None:
+    until = NOW.replace(microsecond=0) - timedelta(days=1)
+    certify_brand(folder, authority, "mail.brand.example", until=until)
+    [problem] = both(folder)
+    assert problem.startswith("DIR/mailgw.toml:20: [tls.brand] certificate: the certificate of ")
+    assert problem.endswith(f" expired on {until:%Y-%m-%d}")
+    (folder / "brand.pem").unlink()
+    assert both(folder) == ["DIR/mailgw.toml:20: [tls.brand] certificate: DIR/brand.pem: No such file or directory"]
+
+
+def test_clients_whose_certificates_are_not_asked_for(folder: Path, authority: trustme.CA) -> None:
+    certify_brand(folder, authority, "mail.brand.example")
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    text = "clients that ask for a name of [tls.brand] are not asked for certificates as those of [tls.default] are"
+    path = folder / "mailgw.toml"
+    for brand, problems in (("", [f"DIR/mailgw.toml:11: warning: [listen.mx] tls, item 2: {text}"]), ('client_ca = "ca.pem"\n', [])):
+        own = TEXT.replace('key = { file = "key.pem" }\n', 'key = { file = "key.pem" }\nclient_ca = "ca.pem"\n')
+        own = own.replace('endpoint = "tcp:25"\n', 'endpoint = "tcp:25"\ntls = ["default", "brand"]\n')
+        path.write_text(own + BRAND + brand)
+        assert [str(problem).replace(str(folder), "DIR") for problem in check(path, still_house, NOW).problems] == problems
