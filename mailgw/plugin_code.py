@@ -40,12 +40,13 @@ class PluginCode:
 
     def note(self, *said: str) -> None:
         """Remember how the files are now; ``said``: what a configuration says that may name plugins, as "module:Class"."""
+        # Twisted's own drop-ins are among them until something has changed: to know which they are costs a start 20 ms.
         roots = {match[1] for text in said if (match := _NAMED.match(text))} - set(_OURS)
         self._known = {name: _state(module) for name, module in list(sys.modules.items()) if _is_plugin(name, module, roots)}
 
     def changed(self) -> list[str]:
         """The modules whose files are not as they were."""
-        return sorted(name for name, state in self._known.items() if _state(sys.modules.get(name)) != state)
+        return sorted(name for name, state in self._known.items() if _state(sys.modules.get(name)) != state and not _is_twisted(name))
 
     @contextmanager
     def renewed(self) -> Iterator[Renewal]:
@@ -56,7 +57,8 @@ class PluginCode:
             yield Renewal(())
             return
         roots = {name.partition(".")[0] for name in changed if not name.startswith(_DROP_INS)}
-        gone = [name for name in self._known if name in sys.modules and (name.startswith(_DROP_INS) or name.partition(".")[0] in roots)]
+        known = [name for name in self._known if name in sys.modules and not _is_twisted(name)]
+        gone = [name for name in known if name.startswith(_DROP_INS) or name.partition(".")[0] in roots]
         before = {name: sys.modules.pop(name) for name in gone}
         renewal = Renewal(changed)
         try:
@@ -70,7 +72,7 @@ class PluginCode:
 
 def _is_plugin(name: str, module: ModuleType | None, roots: set[str]) -> bool:
     if name.startswith(_DROP_INS):
-        return not name.startswith(f"{_DROP_INS}mailgw_") and not _is_twisted(name)
+        return not name.startswith(f"{_DROP_INS}mailgw_")
     return name.partition(".")[0] in roots and module is not None
 
 
