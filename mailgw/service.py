@@ -30,12 +30,12 @@ from mailgw.admin.together import Together
 from mailgw.assemble import House, Parts, closable, guard_of, observing, pop3_of, porter_of, reception_of
 from mailgw.config.model import Configuration
 from mailgw.descriptors import Descriptors, raise_limit
-from mailgw.interfaces import IClock, IDialer, IIdentity, IMemory, IObserver, IPostOffice, StoreUnavailable
+from mailgw.interfaces import IClock, IDialer, IIdentity, IMemory, IObserver, IPostOffice, IResolver, StoreUnavailable
 from mailgw.journal import Fault, Journal
 from mailgw.listening import CannotBind, Open, Within, bind, bind_page, entrances_of, open_listeners, rebind
 from mailgw.notify import NOBODY, ServiceManager, Summary
 from mailgw.observe.log import quicken
-from mailgw.observe.metrics import Metrics, Samples, gauges_of, page
+from mailgw.observe.metrics import Metrics, Samples, dns_counters_of, gauges_of, page
 from mailgw.observe.records import Records, make_reference
 from mailgw.part import Part, Post, Queue, left_over
 from mailgw.problems import BadConfiguration, Problem
@@ -407,7 +407,13 @@ class MailGateway(Service):
             }
             for one in self._open
         }
-        return {"listeners": listeners, **self._queue.open[self._queue.own].condition(), "faults": self._faults.count}
+        own = self._queue.open[self._queue.own].condition()
+        return {"listeners": listeners, **own, "resolver": self._names(), "faults": self._faults.count}
+
+    def _names(self) -> Mapping[str, Any]:
+        resolver: Any = self._house[IResolver]  # another one after a reload
+        condition: Mapping[str, Any] = resolver.condition()
+        return condition
 
     def _summary(self) -> str:
         sessions = sum(one.sessions() for one in self._open)
@@ -439,7 +445,10 @@ class MailGateway(Service):
     async def _samples(self) -> Samples:
         desk = self._desk()
         gauges = gauges_of(await desk.perform("status", {}), await desk.perform("queue_stats", {"limit": MOST}))
-        return gauges if self._metrics is None else {**self._metrics.samples, **gauges}
+        return {**self._counters(), **gauges}
+
+    def _counters(self) -> Samples:
+        return {} if self._metrics is None else {**self._metrics.samples, **dns_counters_of(self._names())}
 
     # ── What the parent of workers orders ──
 
@@ -465,7 +474,7 @@ class MailGateway(Service):
         return {}
 
     async def _tell_metrics(self) -> dict[str, Any]:
-        return {"samples": [[list(key), value] for key, value in self._metrics.samples.items()] if self._metrics else []}
+        return {"samples": [[list(key), value] for key, value in self._counters().items()]}
 
 
 def _spare_the_collector() -> None:

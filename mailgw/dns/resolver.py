@@ -30,6 +30,9 @@ class Asker(Protocol):
     async def ask(self, name: str, kind: int) -> dns.Message:
         """An answer: NOERROR or NXDOMAIN. Raises LookupFailed."""
 
+    def condition(self) -> dict[str, dict[str, int]]:
+        """See `NameServers.condition`."""
+
 
 def resolver(reactor: Any, servers: Sequence[tuple[str, int]] = (), resolv_conf: str = "/etc/resolv.conf") -> "Resolver":
     """Make the house's resolver.
@@ -74,6 +77,20 @@ class Resolver:
             # It goes on for the others, and for the cache, when he who asked first does not wait any more.
             Deferred.fromCoroutine(self._ask(*key)).addCallback(self._keep, key).addBoth(self._tell, key)
         return await waiter
+
+    def condition(self) -> dict[str, Any]:
+        """For ``mailgw status``.
+
+        "hits" and "misses" are look-ups since the start that the cache could answer, and could not; "in_flight" are questions that wait
+        for name servers now, and "kept" are the answers in the cache.
+        """
+        return {
+            "hits": self.hits,
+            "misses": self.misses,
+            "in_flight": len(self._asked),
+            "kept": len(self._kept),
+            "name_servers": self.client.condition(),
+        }
 
     def _keep(self, found: tuple[Answer, float], key: tuple[str, str]) -> Answer:
         answer, ttl = found

@@ -71,6 +71,7 @@ class NameServers:
     servers: Callable[[], Sequence[Server]]
     reactor: Any  # provides IReactorUDP, IReactorTCP and IReactorTime
     randomness: Random  # must not be foreseeable: message numbers come from it
+    questions: dict[Server, int] = field(factory=dict, init=False)
     failures: dict[Server, int] = field(factory=dict, init=False)
     _spared: dict[Server, float] = field(factory=dict, init=False)
     _without_edns: set[Server] = field(factory=set, init=False)
@@ -84,6 +85,7 @@ class NameServers:
                 left = _LONGEST - (self.reactor.seconds() - began)
                 if left <= 0:
                     break
+                self.questions[server] = self.questions.get(server, 0) + 1
                 try:
                     answer = await self._ask(server, name, kind, min(patience, left))
                 except NoAnswer as problem:
@@ -99,6 +101,17 @@ class NameServers:
             if not is_silent:
                 break  # all have answered, and none can say: asking again at once would not help
         raise LookupFailed(refusal or silence or "there is no name server")
+
+    def condition(self) -> dict[str, dict[str, int]]:
+        """For each name server, those of a former resolv.conf too: ``{"192.0.2.53:53": {"questions": 12, "failed": 1}}``."""
+        known = dict.fromkeys((*self.servers(), *self.questions))
+        return {
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}": {
+                "questions": self.questions.get((host, port), 0),
+                "failed": self.failures.get((host, port), 0),
+            }
+            for host, port in known
+        }
 
     def _in_order(self) -> Sequence[Server]:
         servers, now = self.servers(), self.reactor.seconds()

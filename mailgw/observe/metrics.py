@@ -1,4 +1,4 @@
-"""What Prometheus finds at /metrics: the journal's events counted, and how the queue is at the moment of asking.
+"""What Prometheus finds at /metrics: the journal's events and questions to the DNS counted, and how things are at the moment of asking.
 
 Samples are plain numbers by name and labels: ``("mailgw_deliveries", "internet")``. So the parent of several workers can add
 theirs up. No label holds what a client or a message says: labels are names from the configuration, stages and reply codes.
@@ -22,7 +22,7 @@ from zope.interface import implementer
 from mailgw.interfaces import IObserver
 from mailgw.journal import Accepted, Bounced, Connected, Delayed, Delivered, Discarded, Failed, Fault, Held, Refused
 
-__all__ = ["Metrics", "Samples", "gauges_of", "page", "render"]
+__all__ = ["Metrics", "Samples", "dns_counters_of", "gauges_of", "page", "render"]
 
 Samples = dict[tuple[str, ...], float]
 
@@ -41,6 +41,10 @@ _COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "mailgw_deferrals": ("Attempts that did not succeed and will be repeated, by recipient.", ("gateway",)),
     "mailgw_failures": ("Recipients that were given up.", ("gateway",)),
     "mailgw_bounces": ("DSNs that were queued, by what they tell.", ("action",)),
+    "mailgw_dns_cache_hits": ("Look-ups in the DNS that were answered from the cache.", ()),
+    "mailgw_dns_cache_misses": ("Look-ups in the DNS for which name servers were asked.", ()),
+    "mailgw_dns_questions": ("Questions to a name server.", ("server",)),
+    "mailgw_dns_failures": ("Questions that it did not answer, or with a refusal or failure.", ("server",)),
     "mailgw_faults": ("What did not work inside of mailgw or a plugin.", ("component",)),
 }
 _GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -51,6 +55,7 @@ _GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "mailgw_queue_oldest_timestamp_seconds": ("When the oldest of them arrived.", ()),
     "mailgw_active_deliveries": ("Deliveries at this moment.", ()),
     "mailgw_backed_off_destinations": ("Destinations that cannot be reached and are left alone for a while.", ()),
+    "mailgw_dns_questions_in_flight": ("Look-ups that wait for name servers at this moment.", ()),
     "mailgw_store_blocked": ("1 while the queue cannot write down what became of deliveries.", ()),
 }
 
@@ -112,6 +117,8 @@ def gauges_of(status: Mapping[str, Any], stats: Mapping[str, Any]) -> Samples:
         ("mailgw_backed_off_destinations",): len(dispatcher["backed_off"]),
         ("mailgw_store_blocked",): int(dispatcher["store_blocked"]),
     }
+    if "resolver" in status:
+        samples["mailgw_dns_questions_in_flight",] = status["resolver"]["in_flight"]
     for name, listener in status["listeners"].items():
         samples["mailgw_open_sessions", name] = listener["sessions"]
     for row in stats["destinations"]:
@@ -120,6 +127,15 @@ def gauges_of(status: Mapping[str, Any], stats: Mapping[str, Any]) -> Samples:
             samples[key] = samples.get(key, 0) + row[state]
     if stats["total"]["oldest"] is not None:
         samples[("mailgw_queue_oldest_timestamp_seconds",)] = stats["total"]["oldest"]
+    return samples
+
+
+def dns_counters_of(resolver: Mapping[str, Any]) -> Samples:
+    """The resolver's part of the answer to "status", as counters."""
+    samples: Samples = {("mailgw_dns_cache_hits",): resolver["hits"], ("mailgw_dns_cache_misses",): resolver["misses"]}
+    for server, counts in resolver["name_servers"].items():
+        samples["mailgw_dns_questions", server] = counts["questions"]
+        samples["mailgw_dns_failures", server] = counts["failed"]
     return samples
 
 

@@ -110,6 +110,13 @@ class Bench:
             condition=lambda: {
                 "listeners": [{"name": "mx", "endpoint": "tcp:25", "sessions": 3}],
                 "dispatcher": {"lanes": 1, "backed_off": [{"gateway": "internet", "until": NOW + 90}]},
+                "resolver": {
+                    "hits": 7,
+                    "misses": 3,
+                    "in_flight": 1,
+                    "kept": 2,
+                    "name_servers": {"192.0.2.53:53": {"questions": 4, "failed": 2}},
+                },
                 "faults": ["spf \x1b]0;title\x07"],
             },
         )

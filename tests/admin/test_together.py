@@ -55,7 +55,13 @@ def operations(part, domains):
     run(fill())
     clock = Clock()
     clock.advance(NOW)
-    condition = {"listeners": {"mx": {"sessions": part, "endpoints": ["tcp:25"]}}, "faults": 1, "store": {"room": 10 * part, "damage": ""}}
+    servers = {"192.0.2.53:53": {"questions": 5, "failed": part}}
+    condition = {
+        "listeners": {"mx": {"sessions": part, "endpoints": ["tcp:25"]}},
+        "faults": 1,
+        "store": {"room": 10 * part, "damage": ""},
+        "resolver": {"hits": 7, "misses": 3, "in_flight": part, "kept": 2, "name_servers": servers},
+    }
     return Operations(
         desk=store,
         clock=clock,
@@ -181,6 +187,8 @@ def test_status_is_added_up(house):
     status = house.ask("status")
     assert status["listeners"] == {"mx": {"sessions": 3, "endpoints": ["tcp:25"]}}
     assert (status["faults"], status["queue"]["held"], status["store"]["room"]) == (2, 6, 10)
+    servers = {"192.0.2.53:53": {"questions": 10, "failed": 3}}
+    assert status["resolver"] == {"hits": 14, "misses": 6, "in_flight": 3, "kept": 4, "name_servers": servers}
 
 
 def test_who_does_not_answer_is_named(house):

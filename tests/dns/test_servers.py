@@ -182,7 +182,15 @@ def test_who_said_nothing_is_asked_last_for_a_while():
     with serving(silent, good) as [bad, other]:
         _, asking = lookup([bad.where, other.where], times=5)
         assert (len(bad.asked), len(other.asked)) == (1, 5)
-        assert asking.failures == {bad.where: 1}
+        assert asking.condition() == {
+            "{}:{}".format(*bad.where): {"questions": 1, "failed": 1},
+            "{}:{}".format(*other.where): {"questions": 5, "failed": 0},
+        }
+
+
+def test_name_servers_that_were_never_asked_are_there_too():
+    condition = NameServers(lambda: [("192.0.2.53", 53), ("2001:db8::53", 53)], None, Random(1)).condition()
+    assert condition == {where: {"questions": 0, "failed": 0} for where in ("192.0.2.53:53", "[2001:db8::53]:53")}
 
 
 def test_a_server_that_is_not_there():

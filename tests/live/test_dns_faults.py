@@ -1,6 +1,7 @@
 """Name servers that are down, slow or lie, and come back: what was configured follows, in time, and nothing by accident."""
 
 import smtplib
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -184,3 +185,41 @@ def test_only_what_was_accepted_is_delivered(house):
     wait_until(lambda: house.delivered() >= house.accepted, "all deliveries")
     assert house.delivered() == house.accepted
     assert house.accepted >= len(LISTENERS)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_told_about_name_servers(tmp_path, workers, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    dead, page = f"127.0.0.1:{free_port()}", free_port()
+    rest = f"""
+[policy.hello]
+type = "helo"
+unknown = "reject"
+[[route]]
+otherwise = true
+gateway = "nowhere"
+[gateway.nowhere]
+type = "discard"
+[admin]
+metrics = "tcp:{page}:interface=127.0.0.1"
+"""
+    with NameServer({"known.example": {"A": ["192.0.2.1"]}}) as names:
+        server = f'workers = {workers}\nresolvers = ["{dead}", "{names.address}"]\n'
+        with gateway_in(tmp_path / "gateway", rest, server, 'policies = "hello"') as gateway:
+            for name, code in [("known.example", 250), ("known.example", 250), ("other.example", 550)]:
+                with gateway.client() as client:
+                    client.ehlo(name)
+                    assert client.mail("a@example.com")[0] == code
+            told = gateway.ask("status")["resolver"]
+            assert told["hits"] + told["misses"] == 3
+            assert told["misses"] in ({2} if workers == 1 else {2, 3})  # workers do not know what others have asked already
+            assert told["name_servers"][names.address]["questions"] == told["misses"]
+            assert told["in_flight"] == 0
+            assert told["name_servers"][dead]["failed"] >= 1
+            assert told["name_servers"][dead]["questions"] == told["name_servers"][dead]["failed"]
+            assert told["name_servers"][names.address]["failed"] == 0
+            assert dead in gateway.cli("status").stdout
+            with urllib.request.urlopen(f"http://127.0.0.1:{page}/metrics", timeout=10) as answer:
+                lines = answer.read().decode().splitlines()
+            assert f"mailgw_dns_cache_misses_total {told['misses']}.0" in lines
+            assert f'mailgw_dns_failures_total{{server="{dead}"}} {told["name_servers"][dead]["failed"]}.0' in lines

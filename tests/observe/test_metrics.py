@@ -5,13 +5,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.web.test.requesthelper import DummyRequest
 
 from mailgw.journal import Accepted, Bounced, Connected, Delayed, Delivered, Discarded, Disconnected, Failed, Fault, Held, Refused
-from mailgw.observe.metrics import Metrics, gauges_of, page, render
+from mailgw.observe.metrics import Metrics, dns_counters_of, gauges_of, page, render
 from mailgw.values.address import Address
 from mailgw.values.delivery import Recipient
 from mailgw.values.reply import Reply
 
 OK, BUSY, NO = Reply(250, "2.0.0", "ok"), Reply(451, "4.3.0", "busy"), Reply(550, "5.7.1", "no")
 ANN, BEN = Address.parse("ann@example.org"), Address.parse("ben@example.org")
+
+
+UNLABELLED = ("accepted_messages", "accepted_recipients", "accepted_octets", "dns_cache_hits", "dns_cache_misses")
 
 
 def read(samples):
@@ -55,7 +58,7 @@ def test_each_event_is_counted(event, counted):
     metrics = Metrics()
     metrics.note(event)
     metrics.note(event)
-    nothing = {(f"mailgw_accepted_{what}_total",): 0 for what in ("messages", "recipients", "octets")}
+    nothing = {(f"mailgw_{what}_total",): 0 for what in UNLABELLED}
     assert read(metrics.samples) == nothing | counted
 
 
@@ -78,6 +81,13 @@ def test_nothing_that_a_client_says_is_told():
 STATUS = {
     "uptime": 12.5,
     "listeners": {"mx": {"sessions": 3}},
+    "resolver": {
+        "hits": 7,
+        "misses": 3,
+        "in_flight": 1,
+        "kept": 2,
+        "name_servers": {"192.0.2.53:53": {"questions": 4, "failed": 2}, "[::1]:53": {"questions": 1, "failed": 0}},
+    },
     "dispatcher": {"active": 2, "backed_off": [{"gateway": "internet"}], "store_blocked": True},
 }
 ROWS = [
@@ -95,9 +105,22 @@ def test_how_things_are():
         ("mailgw_active_deliveries",): 2,
         ("mailgw_backed_off_destinations",): 1,
         ("mailgw_store_blocked",): 1,
+        ("mailgw_dns_questions_in_flight",): 1,
         ("mailgw_queue_recipients", "internet", "waiting"): 7,
         ("mailgw_queue_recipients", "internet", "held"): 1,
         ("mailgw_queue_oldest_timestamp_seconds",): 1000,
+    } == found
+
+
+def test_the_dns():
+    found = read(dns_counters_of(STATUS["resolver"]))
+    assert found | {
+        ("mailgw_dns_cache_hits_total",): 7,
+        ("mailgw_dns_cache_misses_total",): 3,
+        ("mailgw_dns_questions_total", "192.0.2.53:53"): 4,
+        ("mailgw_dns_failures_total", "192.0.2.53:53"): 2,
+        ("mailgw_dns_questions_total", "[::1]:53"): 1,
+        ("mailgw_dns_failures_total", "[::1]:53"): 0,
     } == found
 
 
