@@ -1,16 +1,18 @@
 """The ports of all listeners: bound before privileges are dropped, and answered when there is somebody inside."""
 
+import errno
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_address
+from time import sleep
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
+from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
@@ -25,9 +27,12 @@ from mailgw.smtp.proxyline import LOCAL
 from mailgw.tls import ServerTls
 from mailgw.watchdog import Entrance, where_to_dial
 
-__all__ = ["CannotBind", "Open", "Within", "bind", "bind_page", "entrances_of", "open_listeners", "rebind", "socket_name"]
+__all__ = ["Binder", "CannotBind", "Inherited", "Open", "Within", "bind", "bind_page", "entrances_of", "open_listeners", "socket_name"]
 
 _BACKLOG = 1024  # bursts of connections overflow Twisted's 50 and cost the clients seconds
+_PAUSE = 0.1  # seconds between two attempts at a port that is in use
+
+_log = Logger(namespace="mailgw.listening")
 
 
 class CannotBind(Exception):
@@ -94,36 +99,60 @@ def _server_tls(one: Tls, clock: IReactorTime, others: Sequence[ServerTls] = ())
     return ServerTls(one.certificate, one.key, clock, one.client_certificates == "optional", one.client_ca, others)
 
 
-def bind(
-    opened: Sequence[Open], reactor: Any, journal: Journal, inherited: Mapping[str, int] | None = None, crowd: Crowd | None = None
-) -> None:
-    """Bind all ports, or take them over from the parent process.
+@define
+class Binder:
+    """Binds ports."""
 
-    ``inherited``: descriptors of listening sockets by `socket_name`, which are closed here; ``crowd``: all who have
-    them. Raises CannotBind.
-    """
-    problems: list[str] = []
-    for one in opened:
-        for text in one.listener.endpoint:
-            factory = Door(_factory(text, one, reactor, journal))
-            one.entries.append(factory)
-            try:
-                if inherited is not None and crowd is not None:
-                    one.ports.append(take_over(inherited[socket_name(one.listener, text)], factory, crowd, reactor))
-                    continue
-                deferred = _listen(one.listener.beneath_tls(text), factory, reactor)
-            except KeyError:
-                problems.append(f'[listen.{one.listener.name}] endpoint "{text}": is new; a worker can serve it only after a restart')
-                continue
-            except (ValueError, TypeError) as problem:
-                problems.append(f'[listen.{one.listener.name}] endpoint "{text}": {problem}')
-                continue
-            deferred.addCallbacks(one.ports.append, _collect, errbackArgs=(text, problems))
-    if problems:
-        raise CannotBind("; ".join(problems))
+    reactor: Any
+    patience: float = 0.0  # seconds to wait for ports that others still have; nobody is served meanwhile
+
+    def port(self, listener: Listener, endpoint: str, factory: Any) -> Any:
+        """A port for an endpoint of a listener. Raises CannotBind."""
+        try:
+            return self.bind(listener.beneath_tls(endpoint), factory, endpoint)
+        except (ValueError, TypeError) as problem:
+            raise CannotBind(f'[listen.{listener.name}] endpoint "{endpoint}": {problem}') from problem
+
+    def bind(self, endpoint: str, factory: Any, name: str) -> Any:
+        """A port for an endpoint; ``name`` is what it is called in texts. Raises CannotBind, ValueError, TypeError."""
+        opening: Any = _endpoint(endpoint, self.reactor)
+        is_said = False
+        while True:
+            results: list[Any] = []
+            opening.listen(factory).addBoth(results.append)
+            if results and not isinstance(results[0], Failure):
+                return results[0]
+            problem = results[0].value if results else "it does not listen at once"
+            reason = problem.socketError if isinstance(problem, CannotListenError) else problem
+            number = getattr(reason, "errno", None)
+            if number != errno.EADDRINUSE or self.patience <= 0.0:
+                more = "; ports below 1024 can only be bound at a start that has the rights for it" if number == errno.EACCES else ""
+                raise CannotBind(f'cannot listen on "{name}": {str(reason) or repr(reason)}{more}')
+            if not is_said:
+                _log.warn('"{name}" is in use; waiting up to {seconds:g} seconds for it', seconds=self.patience, name=name)
+                is_said = True
+            self.patience -= _PAUSE
+            sleep(_PAUSE)
 
 
-def rebind(old: Sequence[Open], new: Sequence[Open], reactor: Any, journal: Journal, may_bind: bool = True) -> list[Any]:
+@define
+class Inherited:
+    """Takes over the sockets that a worker has from its parent."""
+
+    sockets: dict[str, int]  # descriptors by `socket_name`; those that are taken over are gone from here, and closed
+    crowd: Crowd  # all who have them
+    reactor: Any
+
+    def port(self, listener: Listener, endpoint: str, factory: Any) -> Any:
+        """See `Binder.port`."""
+        try:
+            descriptor = self.sockets.pop(socket_name(listener, endpoint))
+        except KeyError:
+            raise CannotBind(f'[listen.{listener.name}] endpoint "{endpoint}": the parent has handed over no such socket') from None
+        return take_over(descriptor, factory, self.crowd, self.reactor)
+
+
+def bind(old: Sequence[Open], new: Sequence[Open], binder: Binder | Inherited, reactor: Any, journal: Journal) -> list[Any]:
     """Give ``new`` the ports that ``old`` has, bind those that are missing, and give the ports that nobody wants any more.
 
     From here on connections go to ``new``. Raises CannotBind; nothing is changed then.
@@ -137,17 +166,14 @@ def rebind(old: Sequence[Open], new: Sequence[Open], reactor: Any, journal: Jour
     fresh: list[Any] = []
     for one in new:
         for text in one.listener.endpoint:
-            where = one.listener.beneath_tls(text)
-            port, entry = held.pop(where, (None, Door()))
-            if port is None and not may_bind:
-                problems.append(f'[listen.{one.listener.name}] endpoint "{text}": is new, which needs a restart where there are workers')
-            elif port is None:
-                before = len(fresh)
+            port, entry = held.pop(one.listener.beneath_tls(text), (None, Door()))
+            if port is None:
                 try:
-                    _listen(where, entry, reactor).addCallbacks(fresh.append, _collect, errbackArgs=(text, problems))
-                except (ValueError, TypeError) as problem:
-                    problems.append(f'[listen.{one.listener.name}] endpoint "{text}": {problem}')
-                port = fresh[-1] if len(fresh) > before else None
+                    port = binder.port(one.listener, text, entry)
+                except CannotBind as problem:
+                    problems.append(str(problem))
+                else:
+                    fresh.append(port)
             one.ports.append(port)
             one.entries.append(entry)
     if problems:
@@ -160,17 +186,12 @@ def rebind(old: Sequence[Open], new: Sequence[Open], reactor: Any, journal: Jour
     return [port for port, _ in held.values()]
 
 
-def bind_page(endpoint: str, factory: Any, reactor: Any) -> IListeningPort:
+def bind_page(endpoint: str, factory: Any, binder: Binder) -> Any:
     """Bind the port of a page for machines. Raises CannotBind."""
-    ports: list[IListeningPort] = []
-    problems: list[str] = []
     try:
-        _listen(endpoint, factory, reactor).addCallbacks(ports.append, _collect, errbackArgs=(endpoint, problems))
+        return binder.bind(endpoint, factory, endpoint)
     except (ValueError, TypeError) as problem:
         raise CannotBind(f'cannot listen on "{endpoint}": {problem}') from problem
-    if not ports:
-        raise CannotBind("; ".join(problems))
-    return ports[0]
 
 
 def socket_name(listener: Listener, endpoint: str) -> str:
@@ -189,23 +210,15 @@ def _factory(text: str, one: Open, reactor: Any, journal: Journal) -> Any:
     return factory
 
 
-def _listen(text: str, factory: Any, reactor: Any) -> "Deferred[IListeningPort]":
+def _endpoint(text: str, reactor: Any) -> Any:
     if text.startswith(("tcp:", "tcp4:", "tcp6:", "unix:")) and ":backlog=" not in text:
         text = f"{text}:backlog={_BACKLOG}"
     try:
-        endpoint: Any = serverFromString(reactor, text)  # type: ignore[no-untyped-call]
+        return serverFromString(reactor, text)  # type: ignore[no-untyped-call]
     except LookupError:
         if not text.startswith("systemd:"):
             raise ValueError(f'"{text}" cannot be understood') from None
         raise ValueError("systemd has handed over no such socket; is its socket unit started?") from None
-    deferred: Deferred[IListeningPort] = endpoint.listen(factory)
-    return deferred
-
-
-def _collect(failure: Failure, endpoint: str, problems: list[str]) -> None:
-    problem = failure.value
-    reason = str(problem.socketError) if isinstance(problem, CannotListenError) else str(problem) or repr(problem)
-    problems.append(f'cannot listen on "{endpoint}": {reason}')
 
 
 # ── For the watchdog ──

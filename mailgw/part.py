@@ -3,7 +3,7 @@
 A part is a store in a folder with a dispatcher of its own. Only the process's own part takes new mail.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from random import SystemRandom
 from time import sleep
@@ -23,8 +23,7 @@ from mailgw.storage.sqlite import SqliteStore
 
 __all__ = ["Part", "Post", "Queue", "left_over", "share"]
 
-_PATIENCE = 8.0  # seconds for who had our part: a worker whose parent died, or one that looked after it
-_PAUSE = 0.1
+_PAUSE = 0.1  # seconds between two attempts at a part that is in use
 _GATHER = 0.01  # seconds of outcomes that are written together: a tenth less CPU for each message, measured
 
 
@@ -35,6 +34,7 @@ class Post:
     number: int
     sockets: Mapping[str, int]  # descriptors of the listening sockets that it got from its parent, by `socket_name`
     crowd: int  # the descriptor of what all of them know of each other, see `mailgw.sharing.Crowd`
+    is_orphaned: Callable[[], bool]  # whether its parent is gone
 
 
 @frozen(eq=False)
@@ -94,12 +94,14 @@ class Queue:
         part = self.open[number] = Part(number, folder, store, dispatcher)
         return part
 
-    def take_own(self, patient: bool) -> Part:
-        """Open the part that is our own; ``patient``: who had it before may still be closing it. Raises StoreUnavailable."""
-        for _ in range(int(_PATIENCE / _PAUSE) if patient else 0):
+    def take_own(self, patience: float, is_in_vain: Callable[[], bool] = lambda: False) -> Part:
+        """Open the part that is our own; ``patience``: seconds for who had it before and is closing it. Raises StoreUnavailable."""
+        for _ in range(int(patience / _PAUSE)):
             try:
                 return self.take(self.own)
             except FolderInUse:
+                if is_in_vain():
+                    break
                 sleep(_PAUSE)  # nobody is served yet
         return self.take(self.own)
 

@@ -48,13 +48,15 @@ class Source:
         self.code.note(*_texts(configuration))
 
     @contextmanager
-    def plan(self, old: Configuration, house: House, parts: Parts) -> Iterator[Plan]:
+    def plan(self, old: Configuration, house: House, parts: Parts, text: str | None = None) -> Iterator[Plan]:
         """Read and build everything anew, code of plugins included. ``old`` and the others: what is in use.
+
+        ``text`` counts in place of what the file says.
 
         Raises BadConfiguration with all problems; everything is as it was then.
         """
         with self.code.renewed() as renewal:
-            new, new_house, new_parts = load(self.path, lambda one: self.furnish(one, old, house))
+            new, new_house, new_parts = load(self.path, lambda one: self.furnish(one, old, house), text)
             plan: Plan | None = None
             try:
                 new = self.adapt(new)

@@ -5,8 +5,8 @@ One file because start, reload and end go through the same parts.
 
 import gc
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from random import SystemRandom
 from typing import Any, NoReturn
@@ -32,7 +32,7 @@ from mailgw.config.model import Configuration
 from mailgw.descriptors import Descriptors, raise_limit
 from mailgw.interfaces import IClock, IDialer, IIdentity, IMemory, IObserver, IPostOffice, IResolver, StoreUnavailable
 from mailgw.journal import Fault, Journal
-from mailgw.listening import CannotBind, Open, Within, bind, bind_page, entrances_of, open_listeners, rebind
+from mailgw.listening import Binder, CannotBind, Inherited, Open, Within, bind, bind_page, entrances_of, open_listeners
 from mailgw.notify import NOBODY, ServiceManager, Summary
 from mailgw.observe.log import quicken
 from mailgw.observe.metrics import Metrics, Samples, dns_counters_of, gauges_of, page
@@ -46,6 +46,7 @@ from mailgw.sharing import Crowd
 from mailgw.storage.parts import part_of
 from mailgw.storage.sqlite import SqliteStore
 from mailgw.timekeeping import Timekeeper
+from mailgw.values.facts import ClientFacts
 from mailgw.watchdog import Entrance, Watchdog
 
 __all__ = ["MailGateway", "give_up"]
@@ -54,7 +55,6 @@ _CLOSING = 30.0  # seconds that the store and all else may take to close, after 
 
 _HASTE = 5.0  # seconds for the end of a worker whose parent has died
 _SEE_OFF = 1.0  # seconds between two looks whether sessions that began before a reload are over
-_GIVING = 5.0  # seconds that deliveries of a part may take to end before it is given back
 
 _log = Logger(namespace="mailgw.service")
 
@@ -96,10 +96,12 @@ class MailGateway(Service):
         metrics: Metrics | None = None,
         post: Post | None = None,
         source: Source | None = None,
+        patience: float = 0.0,
     ) -> None:
         """Make one; ``ready`` is called, and ``manager`` told, when it takes mail. ``post``: it is a worker, one of several.
 
-        ``source``: where the configuration is read again; without one it stays as it is.
+        ``source``: where the configuration is read again; without one it stays as it is. ``patience``: seconds for processes of
+        another start that still have our ports or our queue.
 
         Raises BadConfiguration, OSError, ValueError for files that cannot be used.
         """
@@ -123,6 +125,10 @@ class MailGateway(Service):
         self._open = open_listeners(configuration, reactor)
         self._post = post
         self._source = source
+        self._patience = patience
+        self._crowd: Crowd | None = None
+        self.orders: Mapping[str, Callable[..., Awaitable[dict[str, Any]]]] = {}
+        """What else it can be told to do, by name: a worker by its parent."""
         self._leaving: list[Leaving] = []
         self._queue = Queue(configuration.server, parts, self._journal, self._identity, reactor, post.number if post else 1)
         self._operations: dict[int, Operations] = {}  # by part
@@ -139,16 +145,19 @@ class MailGateway(Service):
         """Bind all ports; what fails here ends the start."""
         configuration, post = self._configuration, self._post
         try:
-            if post is None:
-                bind(self._open, self._reactor, self._journal)
-            else:
-                crowd = Crowd(post.crowd, post.number, lambda: sum(one.sessions() for one in self._open))
-                bind(self._open, self._reactor, self._journal, post.sockets, crowd)
-            if configuration.admin.metrics and post is None:
-                self._page = bind_page(configuration.admin.metrics, page(self._samples), self._reactor)
+            if post is not None:
+                self._crowd = Crowd(post.crowd, post.number, lambda: sum(one.sessions() for one in self._open))
+            binder = self._binder(dict(post.sockets) if post is not None else {}, self._patience)
+            bind((), self._open, binder, self._reactor, self._journal)
+            if configuration.admin.metrics and isinstance(binder, Binder):
+                self._page = bind_page(configuration.admin.metrics, page(self._samples), binder)
         except CannotBind as problem:
             give_up(str(problem))
         super().privilegedStartService()  # type: ignore[no-untyped-call]
+
+    def _binder(self, sockets: dict[str, int], patience: float = 0.0) -> Binder | Inherited:
+        """Where ports come from; ``sockets``: what a worker has been given by its parent."""
+        return Binder(self._reactor, patience) if self._crowd is None else Inherited(sockets, self._crowd, self._reactor)
 
     def startService(self) -> None:  # noqa: N802
         """Open the queue, let mail in, and begin to deliver."""
@@ -158,7 +167,7 @@ class MailGateway(Service):
         others = left_over(configuration.server)
         self._queue.divide(configuration.server.processes + len(others))
         try:
-            own = self._queue.take_own(patient=self._post is not None)
+            own = self._queue.take_own(self._patience, *([self._post.is_orphaned] if self._post else []))
         except StoreUnavailable as problem:
             give_up(f"the queue in {configuration.server.state} cannot be opened: {problem}")
         store, dispatcher = own.store, own.dispatcher
@@ -273,8 +282,9 @@ class MailGateway(Service):
         return Deferred.fromCoroutine(self._stop())
 
     def hurry(self) -> None:
-        """Let the end, when it comes, take a few seconds at most."""
+        """Let the end, when it comes, take a few seconds at most, and tell nobody: another may hear it by now."""
         self._grace = min(self._grace, _HASTE)
+        self._manager = NOBODY
 
     async def _stop(self) -> None:
         grace = self._grace
@@ -319,13 +329,11 @@ class MailGateway(Service):
         New sessions and deliveries have the new rules, others end with the old ones. ``dry_run``: only say what would change. Raises
         BadConfiguration and CannotBind with all that is wrong; nothing is changed then.
         """
-        if self._source is None:
-            raise BadConfiguration([Problem("", 0, "this gateway has no file that could be read again")])
         self._manager.tell(*reloading())
         try:
-            with self._source.plan(self._configuration, self._house, self._parts) as plan:
+            with self.plan() as plan:
                 if not dry_run:
-                    self._adopt(plan)
+                    self.adopt(plan)
         finally:
             self._manager.tell("READY=1", f"STATUS={self._summary()}")
         for change in plan.changes if plan.keep else ():
@@ -341,10 +349,20 @@ class MailGateway(Service):
             for line in str(problem).split("\n"):
                 _log.error("not reloaded, the configuration in use stays: {problem}", problem=line)
 
-    def _adopt(self, plan: Plan) -> None:
+    def plan(self, text: str | None = None) -> AbstractContextManager[Plan]:
+        """What the file, or ``text``, says now, for `adopt`: see `Source.plan`."""
+        if self._source is None:
+            raise BadConfiguration([Problem("", 0, "this gateway has no file that could be read again")])
+        return self._source.plan(self._configuration, self._house, self._parts, text)
+
+    def adopt(self, plan: Plan, sockets: dict[str, int] | None = None) -> None:
+        """Go on with a plan. Raises CannotBind; nothing is changed then.
+
+        ``sockets``: descriptors that a worker has been given for it, by `socket_name`; those that it takes are gone from there.
+        """
         # All in one turn of the reactor: nobody is served by half of each.
         old = self._open
-        unwanted = rebind(old, plan.opened, self._reactor, self._journal, may_bind=self._post is None)
+        unwanted = bind(old, plan.opened, self._binder(sockets or {}), self._reactor, self._journal)
         plan.keep = True
         leaving = Leaving(self._parts, [one.door.inside for one in old if one.door.inside is not None])
         after = {one.listener.name: one for one in plan.opened}
@@ -392,6 +410,8 @@ class MailGateway(Service):
         """See `Reading.perform`: what can be done with the queue, and "reload"."""
         if operation != "reload":
             return await self._desk().perform(operation, arguments)
+        if self._post is not None:
+            raise Refusal("bad-request", "workers have the same configuration, all of them: reload at the socket of their parent")
         dry_run = read_reload(arguments)
         try:
             return self.reload(dry_run)
@@ -415,6 +435,9 @@ class MailGateway(Service):
         condition: Mapping[str, Any] = resolver.condition()
         return condition
 
+    def _present(self) -> list[ClientFacts]:
+        return [client for inside in self._all_inside() if isinstance(inside, SmtpFactory) for client in inside.present()]
+
     def _summary(self) -> str:
         sessions = sum(one.sessions() for one in self._open)
         return str(Summary(len(self._open), sessions, self._queue.leased()))
@@ -430,6 +453,7 @@ class MailGateway(Service):
             wake=part.dispatcher.wake,
             recover=Recovering(part.store, part.folder, part.store.aside).some,
             condition=self._condition if is_own else part.condition,
+            present=self._present if is_own else tuple,
             throttle=self._throttle if any(one.accounts for one in self._configuration.listen.values()) else None,
             memory=self._memory,
             time_of_day=self._time_of_day,
@@ -439,18 +463,14 @@ class MailGateway(Service):
     def _desk(self) -> Performer:
         if self._post is None and len(self._operations) == 1:
             return self._operations[self._queue.own]
-        orders: dict[str, Any] = {"part_take": self._part_take, "part_give": self._part_give, "metrics": self._tell_metrics}
-        return Together(members=lambda: self._operations, part_of=part_of, more=orders if self._post is not None else {})
+        return Together(members=lambda: self._operations, part_of=part_of, more=self.orders)
 
     async def _samples(self) -> Samples:
         desk = self._desk()
         gauges = gauges_of(await desk.perform("status", {}), await desk.perform("queue_stats", {"limit": MOST}))
-        return {**self._counters(), **gauges}
+        return {**self.samples(), **gauges}
 
-    def _counters(self) -> Samples:
-        return {} if self._metrics is None else {**self._metrics.samples, **dns_counters_of(self._names())}
-
-    # ── What the parent of workers orders ──
+    # ── Parts of others ──
 
     def _take(self, number: int) -> None:
         try:
@@ -461,20 +481,21 @@ class MailGateway(Service):
         _log.warn("looking after part {number} of the queue, too", number=number)
         self._add_operations(part)
 
-    async def _part_take(self, part: int) -> dict[str, Any]:
+    def look_after(self, part: int) -> None:
+        """Deliver what waits in a part that is another's. Raises Refusal."""
         if part not in self._operations:
             self._take(part)
             self._queue.open[part].dispatcher.start()
-        return {}
 
-    async def _part_give(self, part: int) -> dict[str, Any]:
+    async def give_back(self, part: int, seconds: float) -> None:
+        """End that; deliveries that run have so many seconds."""
         if part != self._queue.own:
             self._operations.pop(part, None)
-            await self._queue.give(part, _GIVING)
-        return {}
+            await self._queue.give(part, seconds)
 
-    async def _tell_metrics(self) -> dict[str, Any]:
-        return {"samples": [[list(key), value] for key, value in self._counters().items()]}
+    def samples(self) -> Samples:
+        """What was counted; nothing where nobody wants to know."""
+        return {} if self._metrics is None else {**self._metrics.samples, **dns_counters_of(self._names())}
 
 
 def _spare_the_collector() -> None:

@@ -28,9 +28,12 @@ from mailgw.part import Post
 from mailgw.problems import BadConfiguration
 from mailgw.reloading import Source
 from mailgw.service import MailGateway
-from mailgw.workers.command import CROWD, Command
-from mailgw.workers.lifeline import Lifeline
-from mailgw.workers.parent import Workers, socket_of
+from mailgw.workers.command import CROWD, TRANSCRIPT, Command
+from mailgw.workers.lifeline import Lifeline, is_cut
+from mailgw.workers.orders import Orders
+from mailgw.workers.parent import Workers
+from mailgw.workers.places import PATIENCE, left_behind, socket_of
+from mailgw.workers.transcript import text_in
 
 __all__ = ["Options", "makeService"]
 
@@ -45,7 +48,7 @@ class Options(UsageOptions):
         ["demo-folder", None, "demo", "Where the demo keeps everything."],
         ["json-log", None, None, "Also write one JSON object for each event to this file."],
         ["worker", None, None, "Given by the parent of several workers: which one this is."],
-        ["sockets", None, None, "Given by the parent of several workers: the listening sockets."],
+        ["handed", None, None, "Given by the parent of several workers: descriptors of listening sockets and others, by name."],
     ]
 
 
@@ -53,16 +56,23 @@ def makeService(options: Options) -> IService:  # noqa: N802
     """Read, check and build; a configuration with errors ends here, with all of them and exit status 2."""
     loop: Any = reactor
     name, folder, json_log = options["config"], Path(options["demo-folder"]), options["json-log"]
+    handed: dict[str, int] = json.loads(options["handed"]) if options["handed"] is not None else {}
+    if handed and is_cut(_lifeline()):
+        raise SystemExit(1)  # its parent died meanwhile, and the next one needs the ports
     try:
         path = Path(name) if name is not None else _demo().prepare(folder)
-        configuration, house, parts = load(path, lambda configuration: make_house(configuration, loop))
+        text = None
+        if handed:
+            with open(handed.pop(TRANSCRIPT)) as transcript:
+                text = text_in(transcript.fileno())
+        configuration, house, parts = load(path, lambda configuration: make_house(configuration, loop), text)
         source = Source(path.absolute(), lambda new, old, house: renew_house(new, old, house, loop), loop)
         source.loaded(configuration)
         ready = partial(_ready, folder if name is None else None)
         manager = ServiceManager.of(os.environ, os.getpid())
         json_path = Path(json_log).absolute() if json_log is not None else None
         if options["worker"] is not None:
-            return _worker(int(options["worker"]), json.loads(options["sockets"]), configuration, house, parts, json_path, manager, source)
+            return _worker(int(options["worker"]), handed, configuration, house, parts, json_path, manager, source)
         if configuration.server.processes > 1:
             more = ("--json-log", str(json_path)) if json_path is not None else ()
             command = Command(options.parent or {}, path.absolute(), more)
@@ -71,9 +81,12 @@ def makeService(options: Options) -> IService:  # noqa: N802
             )
         else:
             metrics = Metrics() if configuration.admin.metrics else None
+            patience = PATIENCE if (before := left_behind(configuration.admin.socket)) else 0.0
             service = gateway = MailGateway(
-                configuration, parts, house, loop, _observers(json_path), ready, manager, metrics, source=source
+                configuration, parts, house, loop, _observers(json_path), ready, manager, metrics, source=source, patience=patience
             )
+            for path in before:
+                path.unlink(missing_ok=True)
             if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
                 signal.signal(signal.SIGHUP, lambda caught, frame: loop.callFromThread(gateway.reload_and_log))  # noqa: ARG005
     except BadConfiguration as bad:
@@ -87,7 +100,7 @@ def makeService(options: Options) -> IService:  # noqa: N802
 
 def _worker(
     number: int,
-    sockets: dict[str, int],
+    handed: dict[str, int],
     configuration: Configuration,
     house: House,
     parts: Parts,
@@ -106,10 +119,20 @@ def _worker(
     configuration = share(configuration)
     source.adapt = share
     metrics = Metrics() if configuration.admin.metrics else None
-    post = Post(number, sockets, sockets.pop(CROWD))
+    post = Post(number, handed, handed.pop(CROWD), lambda: is_cut(_lifeline()))
     gateway = MailGateway(
-        configuration, parts, house, loop, _observers(json_path, number), manager=manager, metrics=metrics, post=post, source=source
+        configuration,
+        parts,
+        house,
+        loop,
+        _observers(json_path, number),
+        manager=manager,
+        metrics=metrics,
+        post=post,
+        source=source,
+        patience=PATIENCE,
     )
+    gateway.orders = Orders(gateway).by_name()
     _survive(signal.SIGHUP, signal.SIGUSR1)
 
     def orphaned() -> None:
@@ -119,8 +142,12 @@ def _worker(
 
     # A terminal's Ctrl-C reaches us and our parent, which then tells us once more.
     loop.addSystemEventTrigger("before", "shutdown", _ignore, signal.SIGTERM, signal.SIGINT)
-    loop.callWhenRunning(Lifeline, sys.__stdin__.fileno() if sys.__stdin__ is not None else 0, loop, orphaned)
+    loop.callWhenRunning(Lifeline, _lifeline(), loop, orphaned)
     return gateway
+
+
+def _lifeline() -> int:
+    return sys.__stdin__.fileno() if sys.__stdin__ is not None else 0
 
 
 def _observers(json_path: Path | None, worker: int | None = None) -> list[IObserver]:

@@ -1,7 +1,7 @@
 """Another daemon's Unix socket, asked from inside of a daemon: as `mailgw.admin.client`, without blocking."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ __all__ = ["Remote"]
 
 _QUICK = 5.0  # seconds for what every answer has ready
 _PATIENT = 50.0  # seconds for the others: less than an operator waits for us
-_SLOW = ("queue_retry", "queue_hold", "queue_release", "queue_drop", "queue_list", "queue_stats", "part_give", "reload")
+_SLOW = ("queue_retry", "queue_hold", "queue_release", "queue_drop", "queue_list", "queue_stats", "part_give", "reload", "reload_prepare", "reload_keep")
 
 
 class _Question(LineOnlyReceiver):
@@ -47,11 +47,14 @@ class Remote:
         self._name = name
         self._reactor = reactor
 
-    async def perform(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Reading.perform`. Raises Refusal: "unavailable" where nobody answers."""
+    async def perform(self, operation: str, arguments: Mapping[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
+        """See `Reading.perform`. ``descriptors`` go along, for the argument of that name; they stay ours, too.
+
+        Raises Refusal: "unavailable" where nobody answers.
+        """
         seconds = _PATIENT if operation in _SLOW else _QUICK
         try:
-            line = await Deferred.fromCoroutine(self._ask(operation, arguments)).addTimeout(seconds, self._reactor)
+            line = await Deferred.fromCoroutine(self._ask(operation, arguments, descriptors)).addTimeout(seconds, self._reactor)
         except (ConnectError, defer.TimeoutError, CancelledError, OSError) as problem:
             raise Refusal("unavailable", f"{self._name} does not answer: {problem}") from problem
         except Exception as problem:  # the connection was lost, in one of many ways
@@ -62,13 +65,15 @@ class Remote:
         answer: dict[str, Any] = said["answer"]
         return answer
 
-    async def _ask(self, operation: str, arguments: Mapping[str, Any]) -> bytes:
+    async def _ask(self, operation: str, arguments: Mapping[str, Any], descriptors: Sequence[int]) -> bytes:
         factory = Factory.forProtocol(_Question)
         factory.noisy = False
         endpoint: Any = UNIXClientEndpoint(self._reactor, str(self._path), _QUICK)  # type: ignore[no-untyped-call]
         question = await endpoint.connect(factory)
         try:
             request = {"operation": operation, "arguments": arguments}
+            for descriptor in descriptors:
+                question.transport.sendFileDescriptor(descriptor)
             question.transport.write(json.dumps(request, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
             return await question.answer  # type: ignore[no-any-return]
         finally:

@@ -9,6 +9,7 @@ The socket belongs to the daemon's user and to nobody else: who can open it may 
 # ruff: noqa: N802  Twisted names its methods so.
 
 import json
+import os
 import socket
 import stat
 from collections import deque
@@ -18,7 +19,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IListeningPort, IPushProducer, IReactorUNIX
+from twisted.internet.interfaces import IFileDescriptorReceiver, IListeningPort, IPushProducer, IReactorUNIX
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
@@ -36,9 +37,12 @@ class SocketInUse(Exception):
     """Another process answers at the socket's path, or something that is no socket lies there; the text says which."""
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IFileDescriptorReceiver)
 class AdminProtocol(LineOnlyReceiver):
-    """One client. Its requests are answered one after the other; while one is worked on, no more is read."""
+    """One client. Its requests are answered one after the other; while one is worked on, no more is read.
+
+    Descriptors that come with a request are its argument "descriptors"; they are closed when it is answered.
+    """
 
     transport: Any  # an ITCPTransport that is also an IConsumer
     delimiter = b"\n"
@@ -48,6 +52,7 @@ class AdminProtocol(LineOnlyReceiver):
         self._operations = operations
         self._connected = connected
         self._asked: deque[bytes | None] = deque()  # None: a line that was too long
+        self._descriptors: list[int] = []
         self._busy = False
         self._full = False  # the client does not read what we write
 
@@ -58,12 +63,22 @@ class AdminProtocol(LineOnlyReceiver):
     def connectionLost(self, reason: Failure | None = None) -> None:  # noqa: ARG002
         self._connected.discard(self)
         self._asked.clear()
+        if not self._busy:
+            self._close_descriptors()
 
     def hang_up(self) -> None:
         """Close the connection as soon as what was written is sent."""
         # Twisted does not close a connection whose producer it paused.
         self.transport.unregisterProducer()
         self.transport.loseConnection()
+
+    def fileDescriptorReceived(self, descriptor: int) -> None:
+        os.set_inheritable(descriptor, False)
+        self._descriptors.append(descriptor)
+
+    def _close_descriptors(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
     def lineReceived(self, line: bytes) -> None:
         self._asked.append(line)
@@ -128,9 +143,15 @@ class AdminProtocol(LineOnlyReceiver):
             operation, arguments = request.get("operation"), request.get("arguments", {})
             if not isinstance(operation, str) or not isinstance(arguments, Mapping):
                 raise Refusal("bad-request", 'a request must have an "operation", a text, and may have "arguments", an object')
+            if "descriptors" in arguments:
+                raise Refusal("bad-request", "descriptors are handed over beside a request, not named in it")
+            if self._descriptors:
+                arguments = {**arguments, "descriptors": tuple(self._descriptors)}
             return {"id": number, "answer": await self._operations.perform(operation, arguments)}
         except Refusal as refusal:
             return {"id": number, "error": {"kind": refusal.kind, "text": str(refusal)}}
+        finally:
+            self._close_descriptors()
 
     def _broken(self, failure: Failure) -> None:
         log.failure("the admin socket could not answer", failure)

@@ -9,10 +9,13 @@ from typing import Any
 from attrs import frozen
 from twisted.python.reflect import qual
 
-__all__ = ["CROWD", "Command"]
+__all__ = ["CROWD", "TRANSCRIPT", "Command"]
 
 CROWD = "crowd"
 """What the descriptor of `mailgw.sharing.Crowd` is called among the sockets; names of those have a space."""
+
+TRANSCRIPT = "transcript"
+"""What that of `mailgw.workers.transcript` is called."""
 
 _TWISTD = ("-P", "-c", "from twisted.scripts.twistd import run; run()")  # -P: no module is looked for where we happen to be
 _FIRST = 3  # the first descriptor that is not for standard input and output
@@ -40,8 +43,8 @@ class Command:
         """Whether somebody may read the parent's standard error output."""
         return bool(self.twistd.get("nodaemon"))
 
-    def words(self, number: int, sockets: Mapping[str, int]) -> list[str]:
-        """The program and its arguments; ``sockets``: descriptors in the worker by `socket_name`."""
+    def words(self, number: int, handed: Mapping[str, int]) -> list[str]:
+        """The program and its arguments; ``handed``: descriptors in the worker, by name."""
         words = [sys.executable, *_TWISTD, "--nodaemon", "--pidfile="]
         if self.twistd.get("syslog"):
             words += ["--syslog", "--prefix", f"{self.twistd.get('prefix') or 'mailgw'}-{number}"]
@@ -51,13 +54,16 @@ class Command:
             words += ["--logfile", "-"]
         if self.twistd.get("reactor"):
             words += ["--reactor", self.twistd["reactor"]]
-        words += ["mailgw", "--config", str(self.configuration), "--worker", str(number), "--sockets", json.dumps(sockets)]
+        words += ["mailgw", "--config", str(self.configuration), "--worker", str(number), "--handed", json.dumps(handed)]
         return [*words, *self.more]
 
-    def descriptors(self, listening: Mapping[str, int]) -> tuple[dict[int, Any], dict[str, int]]:
-        """What `spawnProcess` wants as ``childFDs``, and the worker's descriptors by name. ``listening``: the parent's."""
+    def descriptors(self, handed: Mapping[str, int]) -> tuple[dict[int, Any], dict[str, int]]:
+        """What `spawnProcess` wants as ``childFDs``, and the worker's descriptors by name.
+
+        ``handed``: the parent's by name; that of a listening socket is its `socket_name`, others are `CROWD` and `TRANSCRIPT`.
+        """
         files: dict[int, Any] = {0: "w", 1: "r" if self.logs_to_us else 1, 2: 2 if self.has_terminal else "r"}
-        sockets: dict[str, int] = {}
-        for number, (name, descriptor) in enumerate(listening.items(), _FIRST):
-            files[number], sockets[name] = descriptor, number
-        return files, sockets
+        names: dict[str, int] = {}
+        for number, (name, descriptor) in enumerate(handed.items(), _FIRST):
+            files[number], names[name] = descriptor, number
+        return files, names

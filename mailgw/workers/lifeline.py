@@ -1,6 +1,7 @@
 """The worker's end of the pipe that its parent holds: when the parent is gone, it is not for the worker to go on."""
 
 import os
+import select
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,14 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.main import CONNECTION_DONE
 from twisted.python.failure import Failure
 
-__all__ = ["Lifeline"]
+__all__ = ["Lifeline", "is_cut"]
+
+
+def is_cut(descriptor: int) -> bool:
+    """Whether the parent is gone, for those who have no reactor yet."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
 class Lifeline(FileDescriptor):
@@ -21,6 +29,8 @@ class Lifeline(FileDescriptor):
         os.set_blocking(descriptor, False)
         self.connected = 1
         self.startReading()  # type: ignore[no-untyped-call]
+        if is_cut(descriptor):  # before anything else is done in the first turn of the reactor
+            cut()
 
     def fileno(self) -> int:
         """See twisted's IFileDescriptor."""

@@ -8,9 +8,7 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -21,42 +19,34 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailgw.admin.asking import Remote
-from mailgw.admin.merging import add_up
-from mailgw.admin.reading import Refusal
-from mailgw.admin.selecting import MOST
 from mailgw.admin.socket import AdminSocket, SocketInUse
-from mailgw.admin.together import Together
 from mailgw.assemble import House, Parts
 from mailgw.config.model import Configuration
-from mailgw.journal import Journal
-from mailgw.listening import CannotBind, Open, bind, bind_page, socket_name
+from mailgw.listening import Binder, CannotBind, Open, bind_page
 from mailgw.notify import ServiceManager, Summary
 from mailgw.observe.log import quicken
-from mailgw.observe.metrics import Samples, gauges_of, page
+from mailgw.observe.metrics import page
 from mailgw.part import left_over
-from mailgw.problems import BadConfiguration, Problem
-from mailgw.reloading import Source, read_reload, reloading
+from mailgw.reloading import Source, reloading
 from mailgw.service import give_up
 from mailgw.sharing import Crowd
-from mailgw.storage.parts import part_of
 from mailgw.timekeeping import Timekeeper
-from mailgw.workers.command import CROWD, Command
+from mailgw.workers.command import Command
+from mailgw.workers.desk import Desk
 from mailgw.workers.duty import Duties
+from mailgw.workers.exchange import Exchange
+from mailgw.workers.places import PATIENCE, left_behind, notify_of, socket_of
+from mailgw.workers.sockets import Sockets, close
 from mailgw.workers.tally import Tally
 from mailgw.workers.worker import Ending, Worker
 
-__all__ = ["Workers", "socket_of"]
+__all__ = ["Workers"]
 
 _LONGEST = 107  # octets in the path of a Unix socket
 _WATCHDOG = 90.0  # seconds without a sign of life, where no service manager says anything else
 _CLOSING = 15.0  # seconds that workers may take to end, after the shutdown's grace
 
 _log = Logger(namespace="mailgw.workers")
-
-
-def socket_of(admin: Path, worker: int) -> Path:
-    """Where a worker is spoken to; ``admin`` is the parent's socket."""
-    return admin.with_name(f"{admin.name}.{worker}")
 
 
 class Workers(Service):
@@ -80,40 +70,29 @@ class Workers(Service):
 
         ``house`` and ``parts`` are for comparing with those of the file at a reload: nobody is served here.
         """
-        self._house = house
-        self._rules = parts
-        self._source = source
-        self._configuration = configuration
-        self._opened = opened
         self._reactor = reactor
         self._timekeeper = Timekeeper(reactor, self._clock_was_set)
         self._ready = ready
         self._manager = manager
-        self._command = command
-        self._socket = configuration.admin.socket
+        self._admin_settings = configuration.admin  # which stay until a restart
+        self._server = configuration.server
+        # Half of our own: a worker that hangs is killed before we are.
+        watchdog = manager.watchdog / 2 or _WATCHDOG
+        socket = configuration.admin.socket
         self._workers = {
-            number: Worker(
-                number,
-                command,
-                self._socket.with_name(f"{self._socket.name}.{number}.notify"),
-                # Half of our own: a worker that hangs is killed before we are.
-                manager.watchdog / 2 or _WATCHDOG,
-                reactor,
-                self._changed,
-                self._ended,
-            )
+            number: Worker(number, command, notify_of(socket, number), watchdog, reactor, self._changed, self._ended)
             for number in range(1, configuration.server.processes + 1)
         }
-        self._remotes = {number: Remote(socket_of(self._socket, number), f"worker {number}", reactor) for number in self._workers}
-        self._duties = duties = Duties(self._workers, self._remotes, reactor, list(self._workers))
-        self._desk = Together(members=duties.members, part_of=part_of, who_has=duties.who_has, unattended=duties.unattended)
+        remotes = {number: Remote(socket_of(socket, number), f"worker {number}", reactor) for number in self._workers}
+        self._duties = Duties(self._workers, remotes, reactor, list(self._workers))
         self._tally = Tally()
-        self._began = 0.0
+        self._desk = Desk(self._workers, self._duties, self._tally, reactor, self._reload)
+        self._crowd = Crowd.gather()
+        self._sockets = Sockets(opened, reactor)
+        self._exchange = Exchange(configuration, house, parts, source, self._sockets, self._crowd.descriptor, self._workers, remotes)
         self._is_up = False
         self._is_stopping = False
         self._over: Deferred[None] = Deferred()
-        self._crowd = Crowd.gather()
-        self._listening: dict[str, int] = {CROWD: self._crowd.descriptor}
         self._page: Any = None
         self._admin: AdminSocket | None = None
         self._write_log: Callable[[], None] = lambda: None
@@ -123,27 +102,25 @@ class Workers(Service):
     def privilegedStartService(self) -> None:  # noqa: N802
         """Bind all ports, and leave the connections that arrive there to the workers."""
         try:
-            bind(self._opened, self._reactor, Journal())
-            if self._configuration.admin.metrics:
-                self._page = bind_page(self._configuration.admin.metrics, page(self._samples), self._reactor)
+            self._sockets.bind(PATIENCE)
+            if self._admin_settings.metrics:
+                self._page = bind_page(self._admin_settings.metrics, page(self._desk.samples), Binder(self._reactor, PATIENCE))
         except CannotBind as problem:
             give_up(str(problem))
-        for one in self._opened:
-            for text, port in zip(one.listener.endpoint, one.ports, strict=True):
-                port.stopReading()
-                port._shouldShutdown = False  # at the end: shutdown(2) would reach the workers' descriptors, too
-                self._listening[socket_name(one.listener, text)] = port.fileno()
         super().privilegedStartService()  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:  # noqa: N802
         """Start the workers."""
         self._timekeeper.start()
         self._write_log = quicken(self._reactor)
-        self._began = self._reactor.seconds()
-        self._duties.parts += left_over(self._configuration.server)
+        self._desk.began = self._reactor.seconds()
+        self._duties.parts += left_over(self._server)
+        socket = self._admin_settings.socket
         if max(worker.socket_length for worker in self._workers.values()) > _LONGEST:
-            give_up(f"{self._socket}: the sockets of workers beside the admin socket would have paths of more than {_LONGEST} octets")
-        self._admin = AdminSocket(self._socket, self, self._reactor)
+            give_up(f"{socket}: the sockets of workers beside the admin socket would have paths of more than {_LONGEST} octets")
+        for path in left_behind(socket):
+            path.unlink(missing_ok=True)
+        self._admin = AdminSocket(socket, self._desk, self._reactor)
         try:
             self._admin.startService()
         except (SocketInUse, CannotListenError, OSError) as problem:
@@ -156,7 +133,7 @@ class Workers(Service):
 
     def _start(self, worker: Worker) -> None:
         if not self._is_stopping and worker.pid is None:
-            worker.start(self._listening)
+            self._exchange.start(worker)
 
     def _hand_on(self, number: signal.Signals, before: Any) -> Callable[[int, FrameType | None], None]:
         def handle(caught: int, frame: FrameType | None) -> None:
@@ -191,6 +168,8 @@ class Workers(Service):
                 one.is_fed = False
             self._manager.tell("WATCHDOG=1", f"STATUS={self._summary()}")
         self._duties.balance()
+        for one in ready:
+            self._exchange.look_at(one)
 
     def _clock_was_set(self, by: float) -> None:
         # The workers see it themselves.
@@ -236,54 +215,14 @@ class Workers(Service):
         worker.restarts += 1
         self._start(worker)
 
-    # ── For the operator ──
-
-    async def perform(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """See `mailgw.admin.reading.Performer`: every operation over all workers, "status" with each of them, and "reload"."""
-        if operation == "reload":
-            return await self._reload(read_reload(arguments))
-        if operation != "status" or arguments:
-            return await self._desk.perform(operation, arguments)
-        try:
-            answers, missing = await self._desk.ask_all("status", {})
-        except Refusal:
-            answers, missing = {}, {"missing": self._duties.parts}
-        now = self._reactor.seconds()
-        return {
-            **(add_up(list(answers.values())) if answers else {}),
-            "version": version("mailgw"),
-            "pid": os.getpid(),
-            "uptime": now - self._began,
-            "workers": {str(number): self._card(worker, answers.get(number), now) for number, worker in self._workers.items()},
-            **missing,
-        }
+    # ── A reload ──
 
     async def _reload(self, dry_run: bool) -> dict[str, Any]:
-        """Check the file, then tell the workers; one that does not take it over is ended, and starts again with it."""
         self._manager.tell(*reloading())
         try:
-            with self._source.plan(self._configuration, self._house, self._rules) as plan:
-                same = {socket_name(one.listener, text) for one in self._opened for text in one.listener.endpoint}
-                wanted = {socket_name(one.listener, text) for one in plan.opened for text in one.listener.endpoint}
-                if same != wanted:
-                    text = "listeners and their endpoints cannot change while several workers run; it needs a restart"
-                    raise BadConfiguration([Problem(plan.configuration.source, 0, text)])
-                plan.keep = not dry_run
-        except BadConfiguration as problem:
-            raise Refusal("configuration", str(problem)) from problem
+            return await self._exchange.reload(dry_run)
         finally:
             self._manager.tell("READY=1", f"STATUS={self._summary()}")
-        if plan.keep:
-            self._configuration, self._house, self._rules = plan.configuration, plan.house, plan.parts
-            for number, remote in self._duties.members().items():
-                try:
-                    await remote.perform("reload", {})
-                except Refusal as problem:
-                    _log.error("worker {number} starts again to reload: {problem}", number=number, problem=problem)
-                    self._workers[number].tell(signal.SIGTERM)
-        for change in plan.changes if plan.keep else ():
-            _log.info("reloaded: {change}", change=change)
-        return {"changes": list(plan.changes), "warnings": [str(one) for one in plan.parts.warnings], "applied": plan.keep}
 
     def _reload_and_log(self) -> None:
         def tell(failure: Failure) -> None:
@@ -292,32 +231,9 @@ class Workers(Service):
 
         Deferred.fromCoroutine(self._reload(False)).addErrback(tell)
 
-    def _card(self, worker: Worker, answer: Mapping[str, Any] | None, now: float) -> dict[str, Any]:
-        card: dict[str, Any] = {"state": worker.state, "pid": worker.pid, "restarts": worker.restarts}
-        if worker.pid is not None:
-            card["uptime"] = now - worker.started
-        if worker.state == "waiting":
-            card["until"] = worker.until
-        if answer is not None:
-            card["sessions"] = sum(listener["sessions"] for listener in answer["listeners"].values())
-        others = self._duties.others_of(worker.number)
-        return {**card, "looks_after": others} if others else card
-
-    async def _samples(self) -> Samples:
-        for number, remote in self._duties.members().items():
-            try:
-                self._tally.count(number, (await remote.perform("metrics", {}))["samples"])
-            except Refusal:
-                continue  # what it said last stands for it
-        samples = self._tally.sum()
-        status = await self.perform("status", {})
-        if "dispatcher" in status:
-            samples |= gauges_of(status, await self._desk.perform("queue_stats", {"limit": MOST}))
-        return samples
-
     def _summary(self) -> str:
         ready = [one.summary for one in self._workers.values() if one.state == "ready" and one.summary is not None]
-        whole = Summary(len(self._opened), sum(one.sessions for one in ready), sum(one.leased for one in ready))
+        whole = Summary(len(self._sockets.opened), sum(one.sessions for one in ready), sum(one.leased for one in ready))
         return f"{len(ready)} of {len(self._workers)} workers, {whole}"
 
     # ── The end ──
@@ -329,10 +245,11 @@ class Workers(Service):
 
     async def _stop(self) -> None:
         self._is_stopping, self._duties.is_on = True, False
-        allowed = self._configuration.server.shutdown_grace + _CLOSING
+        allowed = self._exchange.configuration.server.shutdown_grace + _CLOSING
         self._manager.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(allowed * 2e6)}", "STATUS=Letting sessions and deliveries end")
-        for port in [*(port for one in self._opened for port in one.ports), *([self._page] if self._page is not None else [])]:
-            await (port.stopListening() or _nothing())
+        await self._sockets.close()
+        if self._page is not None:
+            await close(self._page)
         running = [worker for worker in self._workers.values() if worker.pid is not None]
         for worker in running:
             worker.tell(signal.SIGTERM)
@@ -353,10 +270,6 @@ class Workers(Service):
             if worker.pid is not None:
                 _log.critical("worker {number} does not end; it is killed", number=worker.number)
                 worker.tell(signal.SIGKILL)
-
-
-async def _nothing() -> None:
-    """What is awaited where there is nothing to wait for."""
 
 
 def _end(status: int) -> None:

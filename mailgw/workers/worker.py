@@ -130,6 +130,8 @@ class Worker:
     until: float = 0.0  # POSIX seconds: when it is started again
     is_fed: bool = False  # its watchdog, since the parent fed its own
     summary: Summary | None = None
+    edition: int = 0  # of what is in force, see `mailgw.workers.exchange`: what it has
+    is_told: bool = False  # to go on with another edition
     trouble: str = ""  # what it says of itself, if it is not well
     _seen: float = 0.0  # when its watchdog was fed
     _process: Any = None
@@ -146,15 +148,16 @@ class Worker:
         """Its process, while there is one."""
         return self._process.pid if self._process is not None else None
 
-    def start(self, listening: Mapping[str, int]) -> None:
-        """Spawn its process; ``listening``: the descriptors of our listening sockets, by `socket_name`."""
+    def start(self, handed: Mapping[str, int], edition: int) -> None:
+        """Spawn its process; ``handed``: descriptors for it, see `Command.descriptors`."""
+        self.edition, self.is_told = edition, False
         if self._port is None:
             self.notify.unlink(missing_ok=True)
             self._port = self.reactor.listenUNIXDatagram(str(self.notify), _Ear(self._hear), maxPacketSize=65536, mode=0o600)
         with suppress(BlockingIOError):
             while True:  # the last words of its last life
                 self._port.socket.recv(65536)
-        files, sockets = self.command.descriptors(listening)
+        files, sockets = self.command.descriptors(handed)
         words = self.command.words(self.number, sockets)
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
         environment |= {"NOTIFY_SOCKET": str(self.notify.absolute()), "WATCHDOG_USEC": str(int(self.watchdog * 1e6))}

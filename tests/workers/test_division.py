@@ -81,7 +81,7 @@ def test_a_worker_logs_where_its_parent_does(tmp_path, twistd, log, files):
     assert words[words.index("--pidfile=") + 1 : words.index("mailgw")] == log
     assert words[words.index("mailgw") :] == [
         *("mailgw", "--config", str(tmp_path / "mailgw.toml"), "--worker", "2"),
-        *("--sockets", '{"mx tcp:25": 3, "mx tcp6:25": 4}'),
+        *("--handed", '{"mx tcp:25": 3, "mx tcp6:25": 4}'),
     ]
 
 
