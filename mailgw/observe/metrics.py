@@ -8,27 +8,18 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from attrs import define, field
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
-from twisted.web.http import NOT_FOUND, SERVICE_UNAVAILABLE
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Site
 from zope.interface import implementer
 
 from mailgw.interfaces import IObserver
 from mailgw.journal import Accepted, Bounced, Connected, Delayed, Delivered, Discarded, Failed, Fault, Held, Refused
 
-__all__ = ["Metrics", "Samples", "dns_counters_of", "gauges_of", "page", "render"]
+__all__ = ["COUNTERS", "GAUGES", "Metrics", "Samples", "dns_counters_of", "gauges_of", "page"]
 
 Samples = dict[tuple[str, ...], float]
 
 _MOST = 5000  # samples: what is beyond is counted under the label "other"
 
-_COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "mailgw_sessions": ("Sessions that began.", ("listener",)),
     "mailgw_accepted_messages": ("Messages that were answered with 250 and are ours.", ()),
     "mailgw_accepted_recipients": ("Their recipients.", ()),
@@ -47,7 +38,9 @@ _COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "mailgw_dns_failures": ("Questions that it did not answer, or with a refusal or failure.", ("server",)),
     "mailgw_faults": ("What did not work inside of mailgw or a plugin.", ("component",)),
 }
-_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+"""What each of them counts, and the names of its labels."""
+
+GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "mailgw_uptime_seconds": ("Since the start.", ()),
     "mailgw_workers_ready": ("Workers that take mail.", ()),
     "mailgw_open_sessions": ("Sessions at this moment.", ("listener",)),
@@ -58,6 +51,7 @@ _GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "mailgw_dns_questions_in_flight": ("Look-ups that wait for name servers at this moment.", ()),
     "mailgw_store_blocked": ("1 while the queue cannot write down what became of deliveries.", ()),
 }
+"""What each of them tells, and the names of its labels."""
 
 
 @implementer(IObserver)
@@ -139,74 +133,9 @@ def dns_counters_of(resolver: Mapping[str, Any]) -> Samples:
     return samples
 
 
-class _Found(Collector):
-    def __init__(self, samples: Samples) -> None:
-        self._samples = samples
-
-    def collect(self) -> Iterable[Metric]:
-        by_name: dict[str, list[tuple[tuple[str, ...], float]]] = {}
-        for key, value in sorted(self._samples.items()):
-            by_name.setdefault(key[0], []).append((key[1:], value))
-        for families, kind in ((_COUNTERS, CounterMetricFamily), (_GAUGES, GaugeMetricFamily)):
-            for name, (text, names) in families.items():
-                family = kind(name, text, labels=names)
-                # What has no labels is there from the beginning.
-                for labels, value in by_name.get(name, () if names or kind is GaugeMetricFamily else (((), 0),)):
-                    family.add_metric(labels, value)
-                yield family
-
-
-def render(samples: Samples) -> bytes:
-    """Samples in Prometheus's text format."""
-    registry = CollectorRegistry()
-    registry.register(_Found(samples))
-    return generate_latest(registry)
-
-
-class _Page(Resource):
-    isLeaf = True  # noqa: N815
-
-    def __init__(self, ask: Callable[[], Awaitable[Samples]]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._ask = ask
-
-    def render_GET(self, request: Any) -> Any:  # noqa: N802
-        if request.path != b"/metrics":
-            request.setResponseCode(NOT_FOUND)
-            return b"metrics are at /metrics\n"
-        gone: list[object] = []
-        request.notifyFinish().addErrback(gone.append)
-        answer = Deferred.fromCoroutine(_wait(self._ask()))
-        answer.addCallbacks(self._tell, self._complain, callbackArgs=(request, gone), errbackArgs=(request, gone))
-        return NOT_DONE_YET
-
-    def _tell(self, samples: Samples, request: Any, gone: list[object]) -> None:
-        if not gone:
-            request.setHeader(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
-            request.write(render(samples))
-            request.finish()
-
-    def _complain(self, failure: Failure, request: Any, gone: list[object]) -> None:
-        _log.error("metrics cannot be told: {problem}", problem=failure.value)
-        if not gone:
-            request.setResponseCode(SERVICE_UNAVAILABLE)
-            request.finish()
-
-
-class _Site(Site):
-    noisy = False
-
-    def log(self, request: Any) -> None:
-        """Nothing: who asks every few seconds is no news."""
-
-
-_log = Logger(namespace="mailgw.metrics")
-
-
-async def _wait(samples: Awaitable[Samples]) -> Samples:
-    return await samples
-
-
 def page(ask: Callable[[], Awaitable[Samples]]) -> Any:
     """The factory of an HTTP server with the page /metrics; ``ask`` gives all samples."""
-    return _Site(_Page(ask))  # type: ignore[no-untyped-call]
+    # Imported where it is wanted: prometheus_client and Twisted's HTTP server cost every other start 30 ms.
+    from mailgw.observe.metrics_page import Page, Quiet
+
+    return Quiet(Page(ask))  # type: ignore[no-untyped-call]

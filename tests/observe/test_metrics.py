@@ -5,7 +5,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.web.test.requesthelper import DummyRequest
 
 from mailgw.journal import Accepted, Bounced, Connected, Delayed, Delivered, Discarded, Disconnected, Failed, Fault, Held, Refused
-from mailgw.observe.metrics import Metrics, dns_counters_of, gauges_of, page, render
+from mailgw.observe.metrics import Metrics, dns_counters_of, gauges_of, page
+from mailgw.observe.metrics_page import render
 from mailgw.values.address import Address
 from mailgw.values.delivery import Recipient
 from mailgw.values.reply import Reply
