@@ -154,7 +154,9 @@ class Greylist:
         if await memory.recall(key) is not None:
             await memory.remember(key, "passed", self.remember)
             return _FINE
+        asked = self.clock.now().timestamp()
         first = await memory.first_seen(f"{key} first", self.window)
+        is_new = first >= asked
         waited = max(0.0, self.clock.now().timestamp() - first)  # the memory's "now" is later than what was now when it was asked
         if waited >= self.delay:
             await memory.remember(key, "passed", self.remember)
@@ -168,14 +170,14 @@ class Greylist:
             who.evidence,
             Evidence("sender", str(sender) or "<>", "the client's MAIL command"),
             Evidence("recipient", str(recipient), "the client's RCPT command"),
-            Evidence("first seen", f"{waited:.0f} s ago", "memory"),
+            Evidence("first seen", "now" if is_new else f"{waited:.0f} s ago", "memory"),
         )
         # RFC 6647 §5: 4yz, and the client decides when it comes again.
         return defer(
             f"greylisted, come again in {left} s",
             code=451,
             enhanced="4.7.1",
-            why="not seen before" if not waited else f"came again too early, after {waited:.0f} s",
+            why="not seen before" if is_new else f"came again too early, after {waited:.0f} s",
             evidence=grounds,
             remedy=f"the same mail from {who.name}, {self.delay:.0f} s after it came first; or an entry in allow or allow_names",
         )
