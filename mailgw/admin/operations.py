@@ -3,6 +3,7 @@
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from traceback import format_exc
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from mailgw.admin.selecting import FIELDS, BadRequest, selection_from
 from mailgw.admin.signpost import Signpost
 from mailgw.interfaces import MemoryUnavailable
 from mailgw.journal import Fault, Journal, Ordered
+from mailgw.values.facts import ClientFacts
 from mailgw.values.ledger import Order, Selection
 
 __all__ = ["Operations"]
@@ -36,6 +38,7 @@ class Operations(Guarding):
         "queue_drop",
         "queue_recover",
         "route",
+        "sessions",
         "status",
     )
 
@@ -43,6 +46,7 @@ class Operations(Guarding):
     signpost: Signpost
     wake: Callable[[], object]  # tells the dispatcher that an order changed the queue
     condition: Callable[[], Mapping[str, Any]]  # listeners, lanes, faults: plain data; "since" and "until" are times
+    present: Callable[[], Sequence[ClientFacts]] = tuple  # whose sessions this process has now
     recover: Callable[[str], Awaitable[dict[str, Any]]] | None = None  # see `mailgw.admin.recovering.Recovering.some`
     started: float = field(default=Factory(lambda self: self.clock.seconds(), takes_self=True))  # POSIX seconds
 
@@ -93,6 +97,19 @@ class Operations(Guarding):
         """Which way an address would go: see `Signpost.ask`."""
         return await self.signpost.ask(**question)
 
+    async def sessions(self, ip: str, login: str = "") -> dict[str, Any]:
+        """``{"sessions": [{"session", "listener", "ip", "login"}, ...]}``: those that are there now, of the /24 or /48 or the login.
+
+        At most `MOST_MESSAGES`. Raises BadRequest.
+        """
+        try:
+            network = _network_of(ip_address(ip))
+        except ValueError as problem:
+            raise BadRequest(str(problem)) from None
+        found = [one for one in self.present() if _network_of(one.ip) == network or (login and one.login == login)]
+        told = [{"session": one.session, "listener": one.listener, "ip": str(one.ip), "login": one.login} for one in found]
+        return {"sessions": told[:MOST_MESSAGES]}
+
     async def status(self) -> dict[str, Any]:
         """Version, process, uptime in seconds, the queue's totals, and the daemon's own condition."""
         return {
@@ -141,6 +158,10 @@ class Operations(Guarding):
         if not isinstance(messages, list) or not 1 <= len(messages) <= MOST_MESSAGES:
             raise BadRequest(f"messages must be a list of 1 to {MOST_MESSAGES} numbers")
         return [selection_from({**rest, "message": message}, now) for message in messages]
+
+
+def _network_of(ip: IPv4Address | IPv6Address) -> IPv4Network | IPv6Network:
+    return ip_network((ip, 24 if ip.version == 4 else 48), strict=False)
 
 
 def _spoken(said: Mapping[str, Any]) -> str:

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-from attrs import frozen
+from attrs import evolve, frozen
 
 from mailgw.admin import own_reactor
 from mailgw.admin.cases import Case, differences, no_surprises, read_cases
+from mailgw.admin.client import Daemon, NoAnswer, NotRunning, Refused
 from mailgw.admin.explaining import tell
 from mailgw.admin.options import Age, speaking, with_json
 from mailgw.admin.simulated_house import MovingClock, simulated_house
-from mailgw.admin.simulating import Attempt, Simulated, simulate
+from mailgw.admin.simulating import Attempt, Simulated, counts_sessions, simulate
 from mailgw.admin.speaking import Speaker
 from mailgw.admin.still_house import still_house
 from mailgw.admin.stories import Story
@@ -30,6 +31,7 @@ from mailgw.problems import BadConfiguration, nearest
 from mailgw.storage.memory_copy import copy_memory
 from mailgw.storage.memory_in_process import InProcessMemory
 from mailgw.storage.memory_sqlite import SqliteMemory
+from mailgw.values.facts import ClientFacts
 
 __all__ = ["simulate_command"]
 
@@ -98,7 +100,7 @@ def simulate_command(
     """
     path = speaker.configuration()
     try:
-        configuration, _, _ = load(path, still_house)
+        configuration, _, parts = load(path, still_house)
         if cases is not None:
             if again_after or any(value for key, value in said.items() if key != "helo"):
                 raise click.UsageError("--cases says it all: it stands alone, or with --resolver and --ask-others")
@@ -106,6 +108,8 @@ def simulate_command(
         attempt = _attempt(configuration, **said)
     except BadConfiguration as bad:
         raise speaker.failed("configuration", bad) from None
+    if counts_sessions(parts, attempt.listener):
+        attempt = evolve(attempt, beside=_present(speaker, configuration, attempt))
     try:
         [simulated] = own_reactor.run(lambda reactor: _Playing(configuration, reactor, server, ask_others).one(attempt, again_after))
     except MemoryUnavailable as problem:
@@ -129,6 +133,22 @@ def _attempt(configuration: Configuration, message: Path | None, **said: Any) ->
     if not no_surprises(said["mail_from"], said["helo"], said["login"], *said["rcpt_to"]):
         raise click.UsageError("names and addresses have no control characters")
     return Attempt(**said, content=message.read_bytes() if message is not None else b"")
+
+
+def _present(speaker: Speaker, configuration: Configuration, attempt: Attempt) -> tuple[ClientFacts, ...]:
+    """The sessions of the running daemon that could count with this one."""
+    try:
+        with Daemon(speaker.where().socket) as daemon:
+            found = daemon.ask("sessions", ip=str(attempt.client), login=attempt.login)["sessions"]
+    except (NotRunning, NoAnswer, Refused) as problem:
+        speaker.note(f"whose sessions are there now is not known, none is counted: {problem}")
+        return ()
+    listen = configuration.listen
+    return tuple(
+        ClientFacts(session=one["session"], listener=one["listener"], ip=ip_address(one["ip"]), port=0, login=one["login"])
+        for one in found
+        if one["listener"] in listen
+    )
 
 
 @frozen

@@ -18,17 +18,20 @@ from mailgw.config.model import Configuration, Listener
 from mailgw.interfaces import IClock, IDialer, IIdentity, IMemory, IObserver
 from mailgw.journal import Fault, Journal
 from mailgw.login.porter import Porter
+from mailgw.policies.concurrency import Concurrency
+from mailgw.receive.asking import Rules
 from mailgw.receive.in_memory import connect
 from mailgw.receive.intake import ENDLESS, Room
 from mailgw.receive.protocol import SmtpFactory
 from mailgw.smtp.sasl import Channel
+from mailgw.values.address import NULL
 from mailgw.values.content import Content
 from mailgw.values.delivery import Destination, Envelope, Recipient
-from mailgw.values.facts import ClientFacts
+from mailgw.values.facts import ClientFacts, SenderFacts
 from mailgw.values.ledger import Put
 from mailgw.values.record import Record, Way
 
-__all__ = ["DEFERRED", "Attempt", "Simulated", "simulate"]
+__all__ = ["DEFERRED", "Attempt", "Simulated", "counts_sessions", "simulate"]
 
 DEFERRED = 75  # exit status: EX_TEMPFAIL of sysexits.h
 _PORT = 40000  # of the client
@@ -48,6 +51,7 @@ class Attempt:
     login: str = ""  # is believed without a proof
     tls: bool = False
     early_talker: bool = False  # it does not wait for the greeting
+    beside: tuple[ClientFacts, ...] = ()  # sessions that are there already
     content: bytes = b""  # lines may end with LF; empty: a small message
 
 
@@ -237,6 +241,7 @@ async def simulate(
         record=records.append,
     )
     tls: Any = object() if listener.tls else None  # nothing is encrypted
+    _count_present(parts, attempt.beside)
     factory = SmtpFactory(reception, Random(), tls=tls)
     implicit = _begins_with_tls(listener, attempt)
     client = _Client(connect(factory, str(attempt.client), _PORT, implicit), reactor)
@@ -251,6 +256,21 @@ async def simulate(
     outside: Any = house[IDialer]
     added = store.added.decode("utf-8", "replace")
     return Simulated(tuple(client.dialogue), replies, tuple(told), tuple(faults.heard), added, tuple(outside.wanted))
+
+
+def counts_sessions(parts: Parts, listener: str) -> bool:
+    """Whether a policy of the listener wants to know who is there at the same time."""
+    return any(isinstance(asked.component, Concurrency) for asked in parts.rules[listener].client)
+
+
+def _count_present(parts: Parts, present: Sequence[ClientFacts]) -> None:
+    """Let those policies that count sessions know of the ones that are there."""
+    for client in present:
+        rules = parts.rules.get(client.listener, Rules())
+        for asked in rules.client:
+            if isinstance(asked.component, Concurrency) and not asked.skips(client):
+                asked.component.check_client(client)
+                asked.component.check_sender(SenderFacts(client=client, sender=NULL))
 
 
 def _begins_with_tls(listener: Listener, attempt: Attempt) -> bool:

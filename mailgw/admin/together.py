@@ -49,7 +49,7 @@ class Together:
             return await self._list(arguments)
         if operation == "queue_stats":
             return await self._stats(arguments)
-        if operation == "status":
+        if operation in ("sessions", "status"):
             answers, missing = await self.ask_all(operation, arguments)
             return {**add_up(list(answers.values())), **missing}
         return await self._anyone(operation, arguments)

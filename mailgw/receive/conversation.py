@@ -203,6 +203,11 @@ class Conversation:
             raise Gone("refused")
         return event
 
+    @property
+    def client(self) -> ClientFacts:
+        """Who is there, as far as is known by now."""
+        return self._client
+
     def clock_was_set(self, by: float) -> None:
         """Go on by a clock that was set forward, or back (less than nothing)."""
         self._since += by

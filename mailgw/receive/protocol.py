@@ -219,6 +219,11 @@ class SmtpProtocol(Protocol):
         self._ip = ip
         return self.factory.enter(self, ip)
 
+    @property
+    def client(self) -> ClientFacts | None:
+        """Who is there; None as long as it may still be turned away unheard."""
+        return None if self._conversation is None else self._conversation.client
+
     def time_out(self) -> None:
         """The deadline has passed."""
         transport: Any = self.transport
@@ -355,6 +360,10 @@ class SmtpFactory(Factory):
     def sessions(self) -> int:
         """How many there are at this moment."""
         return len(self._sessions) - len(self._refused)
+
+    def present(self) -> list[ClientFacts]:
+        """Who is there at this moment."""
+        return [client for one in self._sessions if not one.lingering and (client := one.client) is not None]
 
     @property
     def is_flooded(self) -> bool:
