@@ -23,7 +23,7 @@ from mailgw.routes.by_domain import ByDomain
 from mailgw.routes.default import Default
 from mailgw.routing import Routing, Rule
 from mailgw.storage.in_process import InProcessStore
-from mailgw.testing import an_envelope, run
+from mailgw.testing import a_client, an_envelope, run
 from mailgw.values.address import Address
 from mailgw.values.content import Content
 from mailgw.values.decision import proceed, reject
@@ -31,6 +31,7 @@ from mailgw.values.delivery import Destination, Recipient
 from mailgw.values.ledger import Selection, Settlement, State
 
 NOW = 1_800_000_000.0
+PRESENT = [("192.0.2.1", ""), ("192.0.2.200", "anna"), ("198.51.100.1", "anna"), ("198.51.100.2", "ben"), ("2001:db8:0:5::1", "")]
 ONE = Content.of(b"From: ann@example.com\r\nSubject: One \x1b[31mred\r\n\r\nThe first.\r\n", b"Received: from somewhere\r\n")
 TWO = Content.of(b"From: ben@example.com\r\nSubject: Two\r\n\r\nThe second.\r\n")
 
@@ -107,6 +108,7 @@ class Bench:
             ),
             wake=lambda: self.woken.append(self.clock.seconds()),
             recover=self.recover,
+            present=lambda: [a_client(ip=ip, login=login) for ip, login in PRESENT],
             condition=lambda: {
                 "listeners": [{"name": "mx", "endpoint": "tcp:25", "sessions": 3}],
                 "dispatcher": {"lanes": 1, "backed_off": [{"gateway": "internet", "until": NOW + 90}]},

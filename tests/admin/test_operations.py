@@ -295,6 +295,25 @@ def test_status(bench):
     assert answer["listeners"] == [{"name": "mx", "endpoint": "tcp:25", "sessions": 3}]
 
 
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        pytest.param({"ip": "192.0.2.9"}, ["192.0.2.1", "192.0.2.200"], id="network"),
+        pytest.param({"ip": "2001:db8::9"}, ["2001:db8:0:5::1"], id="IPv6"),
+        pytest.param({"ip": "203.0.113.9", "login": "anna"}, ["192.0.2.200", "198.51.100.1"], id="login"),
+        pytest.param({"ip": "203.0.113.9"}, [], id="nobody"),
+    ],
+)
+def test_sessions(bench, question, expected):
+    found = ask(bench, "sessions", **question)["sessions"]
+    assert [one["ip"] for one in found] == expected
+    assert all(one.keys() == {"session", "listener", "ip", "login"} for one in found)
+
+
+def test_sessions_of_nothing(bench):
+    assert refused(bench, "sessions", ip="x") == ("bad-request", "'x' does not appear to be an IPv4 or IPv6 address")
+
+
 NO, MUST = "no permit rule matches", "the client must log in first"
 
 

@@ -211,6 +211,36 @@ def test_nobody_is_called_and_the_trouble_is_shown(place):
     assert "not asked in a simulation" in told.output
 
 
+def test_a_client_that_does_not_wait_for_the_greeting(place):
+    folder = place('"patience"', '[policy.patience]\ntype = "greet-delay"\ndelay = "0.2s"')
+    words = (*STRANGER, "--rcpt-to", "ben@example.org")
+    assert say(folder, *words).exit_code == 0
+    told = say(folder, *words, "--early-talker")
+    assert told.exit_code == 1
+    assert told.output.splitlines()[:2] == ["C: EHLO client.example", "S: 220 mx.example.org ESMTP"]
+    assert "S: 550 5.5.1 you talk before you are greeted" in told.output
+
+
+def test_others_are_asked_if_that_is_wanted(place):
+    address = f"unix:{place.folder}/server"
+    folder = place('"others"', f'[policy.others]\ntype = "delegated"\naddress = "{address}"')
+    words = (*STRANGER, "--rcpt-to", "ben@example.org")
+    told = say(folder, *words)
+    assert told.exit_code == 75
+    assert f"outside    {address} was not asked, as the gateway would: say --ask-others" in told.output
+    told = say(folder, *words, "--ask-others")  # nobody is there
+    assert told.exit_code == 75
+    assert f"outside    {address} was asked" in told.output
+    assert json.loads(say(folder, *words, "--json").output)["outside"] == [address]
+
+
+def test_sessions_cannot_be_counted_while_nothing_runs(place):
+    folder = place('"crowd"', '[policy.crowd]\ntype = "concurrency"\nlimit = 1')
+    told = say(folder, *STRANGER, "--rcpt-to", "ben@example.org")
+    assert told.exit_code == 0
+    assert told.stderr.startswith("mailgw: whose sessions are there now is not known, none is counted: no daemon listens at ")
+
+
 CASES = """\
 clock = "2026-01-05T10:00+00:00"
 [zone."example.com"]
