@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from random import Random
@@ -19,18 +20,21 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from mailgw.interfaces import IObserver
-from mailgw.observe.stories import DELIVERIES, line_of_delivery, line_of_record
+from mailgw.observe.stories import DELIVERIES, Scribe
 from mailgw.values.record import Record
 
-__all__ = ["Records", "Redaction", "make_reference", "pseudonym", "record_files"]
+__all__ = ["PORTION", "Records", "Redaction", "make_reference", "pseudonym", "record_files", "redacted"]
 
 Redaction = Literal["nothing", "local-parts"]
 
+PORTION = 32 * 1024
+"""Octets after which waiting records are written: 0.1 ms, which no session notices."""
+
 _WRITE_AFTER = 0.25  # seconds: who asks about a refusal finds it
-_MOST_WAITING = 500  # records
 _PARTS = 16  # files that the bound on the size is kept with
 _CHARACTERS = "23456789ABCDEFGHJKMNPQRSTVWXYZ"  # without those that look like another
-_LOCAL_PART = re.compile(r'[^\s"<>@,;:\\()\[\]]+(?=@)')
+# A quoted local-part (RFC 5321 §4.1.2) only where a word begins: between two quoted names it would be what stands between them.
+_LOCAL_PART = re.compile(r'((?<![^\s<:,(])"(?:[^"\\]|\\.){1,130}+"(?=@)|[^\s"<>@,;:\\()\[\]]++)(@?)')
 
 log = Logger(namespace="mailgw.records")
 
@@ -47,7 +51,14 @@ def record_files(folder: Path) -> list[Path]:
 
 def pseudonym(local_part: str, key: bytes) -> str:
     """What stands for a local-part where they are redacted: always the same for the same one, and it tells nothing."""
-    return f"~{blake2b(local_part.lower().encode(), key=key, digest_size=6).hexdigest()}"
+    return f"~{blake2b(local_part.lower().encode(errors='surrogatepass'), key=key, digest_size=6).hexdigest()}"
+
+
+def redacted(text: str, key: bytes) -> str:
+    """The text with pseudonyms for the local-parts of all addresses in it."""
+    if "@" not in text:
+        return text
+    return _LOCAL_PART.sub(lambda found: f"{pseudonym(found[1], key)}@" if found[2] else found[0], text)
 
 
 @implementer(IObserver)
@@ -64,49 +75,58 @@ class Records:
     keep: float  # seconds
     max_size: int  # octets of all files
     redact: Redaction = "nothing"
-    _key: bytes = field(init=False, default=b"")
     _file: Any = field(init=False, default=None)
     _path: Path = field(init=False, factory=Path)
     _hour: int = field(init=False, default=-1)
     _count: int = field(init=False, default=0)
     _size: int = field(init=False, default=0)
-    _waiting: list[Record | tuple[Any, float]] = field(init=False, factory=list)
+    _scribe: Scribe = field(init=False, factory=Scribe)
+    _waiting: list[str] = field(init=False, factory=list)
+    _length: int = field(init=False, default=0)  # of what is waiting
     _timer: IDelayedCall | None = field(init=False, default=None)
     _complained: bool = field(init=False, default=False)
+    _puzzled: bool = field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.redact != "nothing":
-            self._key = read_key(self.folder)
+            self._scribe = Scribe(partial(redacted, key=read_key(self.folder)))
 
     def keep_record(self, record: Record) -> None:
         """Write a record down."""
-        self._waiting.append(record)
-        self._plan()
+        # At once, while all of it is at hand: a record that waits costs more to find again than to write.
+        try:
+            line = self._scribe.line_of_record(record)
+        except Exception as problem:  # a plugin gave what is no text: its fault must not cost mail
+            if not self._puzzled:
+                self._puzzled = True
+                log.error("a decision record has what cannot be written, it is lost: {problem!r}", problem=problem)
+            return
+        self._add(line)
 
     def note(self, event: Any) -> None:
         if type(event) in DELIVERIES:
-            self._waiting.append((event, self.clock.seconds()))
-            self._plan()
+            self._add(self._scribe.line_of_delivery(event, self.clock.seconds()))
 
-    def _plan(self) -> None:
-        if len(self._waiting) >= _MOST_WAITING:
+    def _add(self, line: str) -> None:
+        self._waiting.append(line)
+        self._length += len(line)
+        if self._length >= PORTION:
             self.write()
         elif self._timer is None:
-            self._timer = self.clock.callLater(_WRITE_AFTER, self.write)
+            self._timer = self.clock.callLater(_WRITE_AFTER, self._write_in_time)
+
+    def _write_in_time(self) -> None:
+        self._timer = None
+        self.write()
 
     def write(self) -> None:
         """Write what is waiting."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-        waiting, self._waiting = self._waiting, []
-        if not waiting:
+        if not self._waiting:
             return
-        text = "".join([line_of_record(one) if isinstance(one, Record) else line_of_delivery(*one) for one in waiting])
-        if self._key:
-            text = _LOCAL_PART.sub(lambda match: pseudonym(match[0], self._key), text)
-        rest = memoryview(text.encode("ascii"))
+        rest = memoryview("".join(self._waiting).encode("ascii"))
+        self._waiting.clear()
+        self._length = 0
         try:
             self._begin_file_if_needed()
             self._size += len(rest)
@@ -151,6 +171,9 @@ class Records:
 
     def close(self) -> None:
         """Write what is waiting and close the file."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self.write()
         self._close_file()
 

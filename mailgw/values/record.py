@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from attrs import frozen
-
 from mailgw.values.address import Address
 from mailgw.values.decision import Decision
 from mailgw.values.facts import ClientFacts
@@ -41,8 +39,7 @@ class Way(NamedTuple):
     ref: str = ""  # what the client heard, where it was refused
 
 
-@frozen
-class Record:
+class Record(NamedTuple):
     """One story: of a refused connection, of a refused command, or of a whole transaction at its end."""
 
     time: float  # POSIX seconds

@@ -219,6 +219,16 @@ def test_a_portion_is_written_at_once_and_the_rest_in_time(tmp_path):
     clock.advance(0.25)
     assert len(written(kept)) == enough + 1
     assert not clock.getDelayedCalls()
+    kept.close()
+
+
+def test_what_a_policy_gives_instead_of_text_costs_a_record_and_no_mail(tmp_path):
+    kept, _ = records(tmp_path)
+    odd = reject("no", evidence=(Evidence("score", 7, ""),))  # type: ignore[arg-type]
+    kept.keep_record(a_record(opinions=[Opinion("p", "", "mail", odd, 0.0)]))
+    kept.keep_record(a_record(stage="data"))
+    kept.close()
+    assert [one["stage"] for one in written(kept)] == ["data"]
 
 
 def test_each_hour_has_a_file_and_what_is_too_old_goes(tmp_path):
@@ -278,6 +288,33 @@ def test_a_disk_that_takes_nothing_costs_records_and_no_mail(tmp_path):
     clock.advance(1)
     kept.close()
     assert len(written(kept)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "local_parts", "left"),
+    [
+        ("ann@example.com", ["ann"], "{}@example.com"),
+        ("<Ann@example.com>,ben@example.net", ["ann", "ben"], "<{}@example.com>,{}@example.net"),
+        ("änne@example.com", ["änne"], "{}@example.com"),
+        ('"ann b"@example.com', ['"ann b"'], "{}@example.com"),
+        (r'to <"a\"@b"@example.com>', [r'"a\"@b"'], "to <{}@example.com>"),
+        ('"ann@example.com" is unknown', ["ann"], '"{}@example.com" is unknown'),
+        ('permit to "@ours", "@theirs"', [], 'permit to "@ours", "@theirs"'),
+        ("nobody here", [], "nobody here"),
+        ("see @ours", [], "see @ours"),
+        ("\ud800@example.com", ["\ud800"], "{}@example.com"),
+    ],
+    ids=["plain", "two", "beyond-ascii", "quoted", "quotes-in-quotes", "in-quotes", "names-of-sets", "none", "no-local-part", "surrogate"],
+)
+def test_what_is_redacted(text, local_parts, left):
+    assert redacted(text, b"key") == left.format(*[pseudonym(one, b"key") for one in local_parts])
+
+
+def test_a_local_part_is_redacted_where_the_text_is_cut_behind_it(tmp_path):
+    kept, _ = records(tmp_path, redact="local-parts")
+    kept.keep_record(a_record(why=f"{'x ' * 247}annabel@example.com"))
+    kept.close()
+    assert "anna" not in record_files(kept.folder)[0].read_text()
 
 
 class Throws:
