@@ -120,7 +120,7 @@ class Listener:
     max_recipients: int = 1000  # in one transaction
     max_text_line: Size = 64 * 2**10  # in the content
     max_errors: int = 20  # 5yz replies in a session, then 421
-    max_commands: int = 1000  # in a session, other than those that bring mail
+    max_commands: int = 1000  # without a message between them, other than those that bring it nearer; 4yz replies count, too
     max_sessions: int = 5000
     max_sessions_per_client: int = 100
     max_hops: int = 50  # Received: fields (RFC 5321 §6.3)

@@ -23,8 +23,8 @@ class ServerSettings:
     max_message_size: int = 52_428_800  # octets
     max_text_line: int = 65_536  # octets
     max_recipients: int = 1000  # said in LIMITS (RFC 9422); enforced by the conversation, which answers 452
-    max_errors: int = 20  # replies of 4yz and 5yz in a session
-    max_commands: int = 1000  # commands in a session that bring no message nearer
+    max_errors: int = 20  # replies of 5yz in a session
+    max_commands: int = 1000  # commands that bring no message nearer, and replies of 4yz, since the last message
     fix_line_ends: bool = False
     soft_bounce: bool = False  # every 5yz is said as 4yz
 

@@ -222,7 +222,11 @@ class ServerEngine:
 
     def _say(self, reply: Reply) -> None:
         if reply.code >= 400:
-            self._errors += 1
+            # A deferral is no mistake of the client: with a greylist or many recipients it hears many of them.
+            if reply.is_permanent:
+                self._errors += 1
+            else:
+                self._idle_commands += 1
             if self._settings.soft_bounce:
                 reply = reply.softened()
         self._out.append(reply.wire)

@@ -187,7 +187,7 @@ FLOODS = {
     "bad commands": (b"NONSENSE\r\n" * 100_000, b"421 4.7.0 too many errors\r\n"),
     "recipients": (
         b"EHLO c\r\nMAIL FROM:<a@example.com>\r\n" + b"".join(b"RCPT TO:<r%d@example.org>\r\n" % n for n in range(100_000)),
-        b"421 4.7.0 too many errors\r\n",
+        b"421 4.7.0 too many commands without mail\r\n",
     ),
     "a line without end": (b"x" * (16 * MIB), b"421 4.7.0 line is far too long\r\n"),
     "empty chunks": (ENVELOPE + b"BDAT 0\r\n" * 100_000, b"421 4.7.0 too many commands without mail\r\n"),

@@ -253,23 +253,44 @@ def test_a_flood_ends_with_a_word(flood):
 
 
 def test_a_flood_of_recipients():
-    one = server(settings={"max_recipients": 100})
+    one = server(settings={"max_recipients": 100, "max_commands": 50})
     talk = one.connect()
     told(talk, HELO, MAIL)
     heard = talk.say(b"".join(b"RCPT TO:<r%d@example.org>\r\n" % number for number in range(10_000)))
     assert heard.count("250 2.1.5") == 100
-    assert heard.count("452 4.5.3 too many recipients") == 20
-    assert heard.endswith("421 4.7.0 too many errors\r\n")
+    assert heard.count("452 4.5.3 too many recipients") == 50  # with EHLO one more than it may
+    assert heard.endswith("421 4.7.0 too many commands without mail\r\n")
     assert talk.is_over
 
 
+def test_deferrals_are_no_errors():
+    one = server(settings={"max_recipients": 100, "max_errors": 3})
+    talk = one.connect()
+    told(talk, HELO, MAIL)
+    heard = talk.say(b"".join(b"RCPT TO:<r%d@example.org>\r\n" % number for number in range(500)))
+    assert heard.count("452 4.5.3 too many recipients") == 400
+    assert talk.say("DATA").startswith("354 ")
+    assert talk.say(b"Subject: x\r\n\r\nx\r\n.\r\n") == "250 2.0.0 queued as 1\r\n"
+    told(talk, MAIL)  # and what was deferred is forgotten with the message
+    assert talk.say(b"".join(b"RCPT TO:<r%d@example.org>\r\n" % number for number in range(1000))).count("452 ") == 900
+    assert not talk.is_over
+
+
+def test_refusals_are_errors_whatever_they_look_like():
+    one = server(settings={"max_errors": 3, "soft_bounce": True})
+    talk = one.connect()
+    told(talk, HELO, MAIL)
+    heard = talk.say(b"RCPT TO:<a@elsewhere.example>\r\n" * 10)
+    assert heard == "450 4.7.1 relaying denied\r\n" * 3 + "421 4.7.0 too many errors\r\n"
+
+
 def test_a_flood_of_the_same_recipient():
-    one = server(settings={"max_recipients": 100})
+    one = server(settings={"max_recipients": 100, "max_commands": 50})
     talk = one.connect()
     told(talk, HELO, MAIL)
     heard = talk.say((RCPT + "\r\n").encode() * 100_000)
     assert heard.count("250 2.1.5") == 101
-    assert heard.count("452 4.5.3 too many recipients") == 20
+    assert heard.count("452 4.5.3 too many recipients") == 50
     assert talk.is_over
 
 
