@@ -1,7 +1,7 @@
 """Every policy at work: its refusal with a reference, what `mailgw explain` says about it, and the same verdict by `mailgw simulate`.
 
-One gateway with a listener for each case; clients say their addresses by the PROXY protocol. First all sessions are held, then all
-commands are run, then each case is looked at.
+One gateway with a listener for each case; clients say their addresses by the PROXY protocol. First all sessions are held, then all commands
+are run, then each case is looked at.
 """
 
 import json
@@ -11,7 +11,6 @@ import socketserver
 import sqlite3
 import threading
 from base64 import b64encode
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Literal
@@ -459,13 +458,16 @@ class House:
     told: dict = field(factory=dict)  # by the name of the case
 
     def simulate(self, name, *more):
-        """By the command itself, but without a process of its own: there are many."""
         case = CASES[name]
         letter = self.gateway.folder / f"{name}.eml"
         letter.write_text(case.message)
         words = ["--listener", name, "--client", case.client, "--helo", case.helo, "--mail-from", case.sender, "--rcpt-to", case.recipient]
         words += ["--message", str(letter), *(["--login", case.login] if case.login else []), *more]
-        return CliRunner().invoke(main, ["--config", str(self.gateway.file), "simulate", *words], catch_exceptions=False)
+        return self.command("simulate", *words)
+
+    def command(self, *words):
+        """The command itself, but without a process of its own: there are many."""
+        return CliRunner().invoke(main, ["--config", str(self.gateway.file), *words], catch_exceptions=False)
 
     def simulated(self, name):
         done = self.simulate(name, *CASES[name].simulated, "--json")
@@ -474,8 +476,8 @@ class House:
 
     def explained(self, reply):
         what = re.search(r"\[ref (.+)\]|queued as ([0-9]+)", reply)
-        done = self.gateway.cli("explain", what[1] or what[2])
-        assert done.returncode == 0, done.stderr
+        done = self.command("explain", what[1] or what[2])
+        assert done.exit_code == 0, done.output
         return done.stdout
 
 
@@ -512,11 +514,8 @@ def house(tmp_path_factory):
             for _ in range(case.beside):
                 assert staying.enter_context(Talk(ports[name], case)).hear().startswith("220 ")
             replies[name] = Talk(ports[name], case).whole()
-        with ThreadPoolExecutor(2) as pool:
-            explained = pool.map(house.explained, replies.values())
-            simulated = [house.simulated(name) for name in CASES]
-            told = zip(CASES, replies.values(), explained, simulated, strict=True)
-            house.told.update({name: Told(*said) for name, *said in told})
+        for name, reply in replies.items():
+            house.told[name] = Told(reply, house.explained(reply), house.simulated(name))
         yield house
 
 
@@ -588,11 +587,13 @@ def test_others_are_asked_only_if_that_is_wanted(house):
     assert [one["recipient"] for one in house.server.asked[asked:]] == ["ben@example.org"]
 
 
-def test_the_command_as_an_operator_runs_it(house):
-    case = CASES["spf"]
+def test_the_commands_as_an_operator_runs_them(house):
+    case, told = CASES["spf"], house.told["spf"]
+    done = house.gateway.cli("explain", told.reply.rpartition(" ")[2].rstrip("]"))
+    assert (done.returncode, done.stdout) == (0, told.explained)
     words = ["--listener", "spf", "--client", case.client, "--mail-from", case.sender, "--rcpt-to", case.recipient]
     done = house.gateway.cli("simulate", *words)
     assert done.returncode == 1, done.stderr
     assert "S: 550 5.7.23 SPF fail for example.com" in done.stdout.splitlines()
-    explained = [line for line in house.told["spf"].explained.splitlines() if line.startswith(("rule", "fact", "otherwise"))]
+    explained = [line for line in told.explained.splitlines() if line.startswith(("rule", "fact", "otherwise"))]
     assert [line for line in done.stdout.splitlines() if line.startswith(("rule", "fact", "otherwise"))] == explained
