@@ -90,11 +90,15 @@ def test_postgrey(tmp_path, public):
             reference = text.decode().rpartition("[ref ")[2].rstrip("]")
             told = gateway.cli("explain", reference).stdout
             wait_until(lambda: send(gateway, ip="192.0.2.9")[0] == 250, "the end of the greylisting")
+            envelope = ("--client", "198.51.100.7", "--mail-from", "a@b.example", "--rcpt-to", "c@example.org")
+            simulated = gateway.cli("simulate", "--listener", "mx", *envelope, "--ask-others").stdout
         [mail] = wait_until(lambda: mails(gateway.folder / "box"), "the mail")
         assert b"\nX-Greylist: delayed " in mail
         assert send(gateway, ip="192.0.2.10")[0] == 451, "it runs no more, and its connection is not used any more"
     assert f"policy server unix:{socket}, at RCPT" in told
     assert "DEFER_IF_PERMIT 4.2.0 Greylisted" in told
+    assert "\nS: 450 4.2.0 Greylisted, see http" in simulated
+    assert f"\noutside    unix:{socket} was asked\n" in simulated
 
 
 class _Spawning(socketserver.BaseRequestHandler):
