@@ -1,6 +1,7 @@
 """What a message is made of and how it is framed for DATA (RFC 5321 §4.5.2)."""
 
 from collections.abc import Iterable
+from io import IncrementalNewlineDecoder
 
 from attrs import frozen
 
@@ -19,22 +20,22 @@ class Nature:
     def of(cls, chunks: Iterable[bytes]) -> "Nature":
         """Look at every octet once, in pieces as they come."""
         eight_bit = eight_bit_header = nul = in_body = False
-        returns = feeds = pairs = 0
-        tail = b""
+        ends = IncrementalNewlineDecoder(None, translate=False)  # a third of the time that counting takes: see `data`
+        tail = b"\r\n"
         for chunk in chunks:
             nul = nul or b"\0" in chunk
-            returns += chunk.count(b"\r")
-            feeds += chunk.count(b"\n")
-            pairs += chunk.count(b"\r\n") + (tail[-1:] == b"\r" and chunk[:1] == b"\n")
-            seam = (tail or b"\r\n") + chunk
-            if not chunk.isascii():
-                eight_bit = True
-                if not in_body:
+            ends.decode(chunk.decode("latin-1"))
+            is_ascii = chunk.isascii()
+            eight_bit = eight_bit or not is_ascii
+            if not in_body:
+                seam = tail + chunk
+                if not is_ascii:
                     head, _, _ = seam.partition(b"\r\n\r\n")
                     eight_bit_header = eight_bit_header or not head.isascii()
-            in_body = in_body or b"\r\n\r\n" in seam
-            tail = seam[-3:]
-        return cls(eight_bit, eight_bit_header, nul or not returns == feeds == pairs)
+                in_body = b"\r\n\r\n" in seam
+                tail = seam[-3:]
+        ends.decode("", final=True)
+        return cls(eight_bit, eight_bit_header, nul or ends.newlines not in (None, "\r\n"))
 
 
 class DotStuffing:
