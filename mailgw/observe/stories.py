@@ -50,7 +50,8 @@ def _as_it_is(text: str) -> str:
 class Scribe:
     """Writes lines; ``redact`` gives what is to stand for each text.
 
-    What policies and rules are called, and where mail goes, is the same again and again: 1,024 pieces of each are kept as they are written.
+    What policies and rules are called, where mail goes, and what was said about a session, comes again and again: 1,024 pieces of each
+    are kept as they are written.
     """
 
     redact: Callable[[str], str] = _as_it_is
@@ -61,6 +62,7 @@ class Scribe:
     _led: Callable[[Sequence[str]], str] = field(
         init=False, default=Factory(lambda self: lru_cache(_MOST_KNOWN)(self._lead), takes_self=True)
     )
+    _of_sessions: dict[int, tuple[Opinion, str]] = field(init=False, factory=dict)  # by id()
 
     def _quoting(self) -> Callable[[str], str]:
         redact = self.redact
@@ -96,7 +98,8 @@ class Scribe:
         if ways:
             line += f',"recipients":[{",".join([self._way(way) for way in ways[:_MOST_WAYS]])}]'
         if opinions:
-            line += f',"asked":[{",".join([self._opinion(one) for one in opinions[:_MOST_OPINIONS]])}]'
+            opinion = self._opinion
+            line += f',"asked":[{",".join([opinion(one) for one in opinions[:_MOST_OPINIONS]])}]'
         if len(ways) > _MOST_WAYS or len(opinions) > _MOST_OPINIONS:
             line += f',"more":{{"recipients":{len(ways)},"asked":{len(opinions)}}}'
         return line + "}\n"
@@ -132,7 +135,21 @@ class Scribe:
         return "".join([f',"{name}":{self._quoted(value)}' for name, value in zip(_WAY, rest, strict=True) if value])
 
     def _opinion(self, one: Opinion) -> str:
+        if one.stage != "connect":
+            return self._new_opinion(one)
+        # What was said about a session is told with each of its transactions.
+        known = self._of_sessions.get(id(one))
+        if known is None:
+            if len(self._of_sessions) >= _MOST_KNOWN:
+                self._of_sessions.clear()
+            known = self._of_sessions[id(one)] = (one, self._new_opinion(one))
+        return known[1]
+
+    def _new_opinion(self, one: Opinion) -> str:
         policy, where, stage, decision, seconds, observed, recipient, fault = one
+        if decision is _NO_OBJECTION and not observed and not fault:
+            about = f',"recipient":{self._quoted(recipient)}}}' if recipient else "}"
+            return f'{self._begun(policy, where, stage)}"proceed","ms":{seconds * 1000:.1f}{about}'
         text = f'{self._begun(policy, where, stage)}"{decision.verdict.value}","ms":{seconds * 1000:.1f}'
         if recipient:
             text += f',"recipient":{self._quoted(recipient)}'
@@ -140,7 +157,7 @@ class Scribe:
             text += ',"observed":true'
         if fault:
             text += f',"fault":{self._short(fault)}'
-        return text + "}" if decision is _NO_OBJECTION else f"{text}{self._grounds(decision)}}}"
+        return f"{text}{self._grounds(decision)}}}"
 
     def _begin_opinion(self, policy: str, where: str, stage: str) -> str:
         return f'{{"policy":{self._quoted(policy)},"where":{self._quoted(where)},"stage":"{stage}","verdict":'
@@ -151,7 +168,10 @@ class Scribe:
         if decision.reply is not None:
             text += f',"reply":{quoted(str(decision.reply))}'
         if decision.evidence:
-            facts = [f"[{quoted(fact.name)},{short(fact.value)},{quoted(fact.source)}]" for fact in decision.evidence]
+            facts = [
+                f"[{quoted(one.name)},{quoted(one.value) if len(one.value) <= _MOST_TEXT else short(one.value)},{quoted(one.source)}]"
+                for one in decision.evidence
+            ]
             text += f',"evidence":[{",".join(facts)}]'
         if decision.remedy:
             text += f',"remedy":{quoted(decision.remedy)}'

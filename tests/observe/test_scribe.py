@@ -135,6 +135,15 @@ def test_a_record_says_what_the_straightforward_way_says(record):
     assert line_of_record(record) == line  # with all pieces known
 
 
+def test_what_was_said_about_many_sessions_is_not_mixed_up():
+    scribe, client = Scribe(), ClientFacts(session="s", listener="mx", ip=ip_address("192.0.2.1"), port=1)
+    for number in range(3000):
+        said = Opinion(f"p{number}", f"m.toml:{number}", "connect", Decision(Verdict.PROCEED, why=str(number)), 0.0)
+        for record in [Record(0.0, client, "accepted", "data", opinions=[said])] * 2:
+            (asked,) = json.loads(scribe.line_of_record(record))["asked"]
+            assert (asked["policy"], asked["where"], asked["why"]) == (f"p{number}", f"m.toml:{number}", str(number))
+
+
 @settings(max_examples=50, deadline=None)
 @given(DELIVERIES, SECONDS)
 def test_a_delivery_says_what_the_straightforward_way_says(event, time):
