@@ -60,7 +60,8 @@ def tell(story: Story) -> Iterator[str]:
 def _headline(entry: Entry) -> Iterator[str]:
     number = f" as message {entry['message']}" if "message" in entry else ""
     when, stage = _when(entry["time"]), _STAGES.get(entry["stage"], entry["stage"])
-    by = f' by "{entry["by"]}"' if entry.get("by") else ""
+    name = entry.get("by", "")
+    by = f" by {name}" if '"' in name else f' by "{name}"' if name else ""
     match entry["event"]:
         case "refused":
             yield entry["reply"]
@@ -150,10 +151,10 @@ def _asked(entry: Entry) -> Iterator[str]:
         observed = ", only observed" if said.get("observed") else ""
         where = said["where"] or "built in"
         yield f"asked      {said['policy']} at {said['stage']}{about}: {said['verdict']}{observed}, {said['ms']} ms  ({where})"
-        for text in (said.get("fault"), said.get("why")):
-            if text:
+        if said["policy"] != entry.get("by") or said["verdict"] not in _SAYS_NO:  # else it is told above
+            text = said.get("fault") or said.get("why")
+            if text and text != said["policy"]:
                 yield f"             {text}"
-        if said["policy"] != entry.get("by"):
             for name, value, source in said.get("evidence", ()):
                 yield f"             {name}: {value}" + (f"  ({source})" if source else "")
         added = [*said.get("results", ()), *(f"tag {tag}" for tag in said.get("tags", ()))]

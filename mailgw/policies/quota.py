@@ -99,7 +99,7 @@ class Quota:
             why=f"{count} {unit if count > 1 else unit[:-1]} of {client.login or client.ip}",
             evidence=(
                 self._whose(client, who),
-                Evidence(unit, f"{count} {period_of_time}", "memory"),
+                Evidence(f"{unit} in this {period_of_time.removeprefix('per ')}", str(count), "memory"),
                 Evidence("limit", str(rate), "the policy's settings"),
             ),
             remedy=f"{_spoken(left)} later, or a higher limit; another {self.per} has its own count",

@@ -179,5 +179,6 @@ def _grounds(client: ClientFacts, answer: SpfAnswer, identity: Identity) -> tupl
     if answer.problem:
         said.append(Evidence("problem", answer.problem, f"TXT {answer.record_domain}" if answer.record_domain else ""))
     if answer.result not in _HARMLESS:
-        said += [Evidence("DNS", one.answer, f"{one.kind} {one.name}") for one in answer.lookups[:_MOST_LOOKUPS]]
+        others = [one for one in answer.lookups if one.answer != answer.record]  # which is said already
+        said += [Evidence("DNS", one.answer, f"{one.kind} {one.name}") for one in others[:_MOST_LOOKUPS]]
     return tuple(said)

@@ -418,7 +418,7 @@ class Conversation:
         way = Way(way.recipient, way.reply, *way[2:5], found.rule.name, found.rule.where, *found.destination)
         rules = reception.rules.recipient
         if found.rule.recipients is not None:
-            rules = (Asked(f"recipients of {found.rule.name}", found.rule.recipients, where=found.rule.where), *rules)
+            rules = (Asked(f"recipients of route {found.rule.name}", found.rule.recipients, where=found.rule.where), *rules)
         if rules:
             facts = evolve(facts, gateway=found.destination.gateway, next_hop=found.destination.next_hop)
             discard = findings.discard

@@ -171,7 +171,7 @@ CASES = {
         said=(
             "because    1 message of 203.0.113.9",
             "fact       network: 203.0.113.9/32  (the connection)",
-            "fact       messages: 1 per week  (memory)",
+            "fact       messages in this week: 1  (memory)",
             "fact       limit: 1 per week  (the policy's settings)",
             "otherwise  ",
         ),
@@ -257,7 +257,7 @@ CASES = {
         settings='path = "recipients"',
         recipient="nobody@lists.example",
         reply="550 5.1.1 no such user here",
-        by='recipients of to "lists.example"',
+        by='recipients of route to "lists.example"',
         said=(
             "fact       list: neither it nor @lists.example is there  ({folder}/recipients)",
             "otherwise  a line nobody@lists.example or @lists.example in {folder}/recipients",
@@ -539,7 +539,7 @@ def test_what_it_refuses_is_explained(house, name):
     if case.outcome == "refused":
         assert lines[0] == told.reply
         assert lines[1].startswith("Refused ")
-    assert f'by "{case.by or name}"' in lines[1 if case.outcome == "refused" else 0]
+    assert f"by {case.by or name}, " in lines[1 if case.outcome == "refused" else 0].replace(f'"{case.by or name}"', case.by or name)
     line = 1 + house.gateway.file.read_text().splitlines().index(case.table(name))
     rule = "asked" if name == "tarpit" else "rule"
     assert [one for one in lines if one.startswith(rule) and one.rstrip(")").endswith(f"{house.gateway.file}:{line}")], told.explained
