@@ -18,6 +18,7 @@ from mailgw.dns.resolver import resolver
 from mailgw.gateways.dialing import Dialer
 from mailgw.interfaces import IClock, IDialer, IIdentity, IMemory, IPostOffice, IResolver
 from mailgw.queue.post_office import PostOffice
+from mailgw.storage.memory_in_process import InProcessMemory
 from mailgw.storage.memory_sqlite import SqliteMemory
 
 __all__ = ["make_house", "renew_house"]
@@ -60,14 +61,18 @@ class _Agent:
 
 def make_house(configuration: Configuration, reactor: Any) -> House:
     """The providers for what components ask with `given`."""
-    server = configuration.server
+    server, memory = configuration.server, configuration.memory
     clock, identity = SystemClock(), Identity(server.hostname, server.postmaster)
     return {
         IAgent: _Agent(reactor),
         IClock: clock,
         IDialer: Dialer(reactor),
         IIdentity: identity,
-        IMemory: SqliteMemory(server.state / "memory.db", reactor, clock),
+        IMemory: (
+            SqliteMemory(server.state / "memory.db", reactor, clock, memory.max_keys)
+            if memory.type == "sqlite"
+            else InProcessMemory(clock, memory.max_keys)
+        ),
         IPostOffice: PostOffice(identity, clock, SystemRandom()),
         IResolver: resolver(reactor, server.resolvers),
         IReactorTime: reactor,

@@ -213,7 +213,7 @@ class IDialer(Interface):
 
 
 class IMemory(Interface):
-    """What policies remember between sessions, shared by all processes of the machine, over restarts; bounded::
+    """What policies remember between sessions, shared by all processes of the machine; bounded, and over restarts if it is a file::
 
         if await self.memory.count(f"hourly:{login}", 1, 3600.0) > 200:
             return defer("enough for this hour")

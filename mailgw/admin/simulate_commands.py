@@ -164,7 +164,8 @@ class _Playing:
         """With a copy of what policies remember. Raises MemoryUnavailable."""
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "memory.db"
-            copy_memory(self.configuration.server.state / "memory.db", copy)
+            if self.configuration.memory.type == "sqlite":  # else only the running gateway knows
+                copy_memory(self.configuration.server.state / "memory.db", copy)
             clock = MovingClock()
             memory = SqliteMemory(copy, self.reactor, clock)
             memory.open()

@@ -47,6 +47,7 @@ def changes(old: Configuration, old_rules: Mapping[str, Rules], new: Configurati
         *_listed("route", old.route, new.route),
         *_named("gateway", old.gateway, new.gateway),
         *_one("[logins]", old.logins, new.logins),
+        *_one("[memory]", old.memory, new.memory),
         *_one("[records]", old.records, new.records),
         *_one("[admin]", old.admin, new.admin),
     ]
@@ -58,7 +59,7 @@ def needs_restart(old: Configuration, new: Configuration, report: Report) -> Non
     for key in _FIXED:
         if getattr(old.server, key) != getattr(new.server, key):
             report.error(("server", key), text)
-    for table in ("records", "admin"):
+    for table in ("memory", "records", "admin"):
         before, after = getattr(old, table), getattr(new, table)
         for one in attrs.fields(type(after)):
             if getattr(before, one.name) != getattr(after, one.name):

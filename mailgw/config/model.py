@@ -27,6 +27,7 @@ __all__ = [
     "Configuration",
     "Gateway",
     "Listener",
+    "MemoryKeeping",
     "PermitRule",
     "Policy",
     "RecordKeeping",
@@ -226,6 +227,16 @@ class Admin:
 
 
 @frozen(kw_only=True)
+class MemoryKeeping:
+    """[memory]: where counters, bans and the like are kept."""
+
+    type: Literal["sqlite", "in-process"] = "sqlite"  # a file of all processes; or each time anew, in a gateway of one process
+    max_keys: int = field(  # what ends soonest is forgotten beyond: 200 octets each on the disk, 350 in the process
+        default=Factory(lambda self: 500_000 if self.type == "sqlite" else 100_000, takes_self=True)
+    )
+
+
+@frozen(kw_only=True)
 class RecordKeeping:
     """[records]: the decision records, which say why; they lie in the state folder."""
 
@@ -253,6 +264,7 @@ class Configuration:
     route: tuple[RouteRule, ...]
     gateway: Mapping[str, Gateway]
     logins: Throttling
+    memory: MemoryKeeping
     records: RecordKeeping
     admin: Admin
 

@@ -17,6 +17,7 @@ from mailgw.config.model import (
     Configuration,
     Gateway,
     Listener,
+    MemoryKeeping,
     PermitRule,
     Policy,
     RecordKeeping,
@@ -33,7 +34,7 @@ from mailgw.settings import Context, Network, Part, convert, fill, make
 
 __all__ = ["read", "read_text", "syntax_problem"]
 
-_ONE_TABLE = ("logins", "records", "admin")
+_ONE_TABLE = ("logins", "memory", "records", "admin")
 _TABLES = ("server", "tls", "domains", "networks", "accounts", "listen", "permit", "policy", "route", "gateway", *_ONE_TABLE)
 _TOML_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)\Z", re.DOTALL)
 
@@ -125,6 +126,7 @@ class _Reading:
             route=route,
             gateway=gateway,
             logins=self.logins(),
+            memory=self.memory(server.workers),
             records=RecordKeeping(**self.values(RecordKeeping, "records")),
             admin=self.admin(server.state),
         )
@@ -352,6 +354,14 @@ class _Reading:
             return self.make(Throttling, table, ("logins",)) or Throttling()
         self.report.error(("logins",), '"logins" is not a table: write [logins]', of=())
         return Throttling()
+
+    def memory(self, workers: int | str) -> MemoryKeeping:
+        memory = MemoryKeeping(**self.values(MemoryKeeping, "memory"))
+        if memory.type == "in-process" and workers != 1:
+            self.report.error(("memory", "type"), 'workers must count together: "in-process" needs [server] workers = 1')
+        if memory.max_keys < 1000:
+            self.report.error(("memory", "max_keys"), "must be at least 1000")
+        return memory
 
     def admin(self, state: Path) -> Admin:
         values = self.values(Admin, "admin", has=("socket",))

@@ -126,6 +126,7 @@ def test_what_is_permitted_anew_names_the_rule_and_its_line():
         ('hostname = "mx.example.org"', 'hostname = "other.example.org"', "mailgw.toml:2: [server] hostname: "),
         ('state = "state"', 'state = "state"\nworkers = 2', "mailgw.toml:4: [server] workers: "),
         ("[domains]", '[admin]\nmetrics = "tcp:9115:interface=127.0.0.1"\n[domains]', "mailgw.toml:5: [admin] metrics: "),
+        ("[domains]", '[memory]\ntype = "in-process"\n[domains]', "mailgw.toml:5: [memory] type: "),
         ("[domains]", '[records]\nkeep = "1d"\n[domains]', "mailgw.toml:5: [records] keep: "),
     ],
 )
