@@ -1,7 +1,7 @@
 """The parent: binds the ports and serves nobody, keeps its workers alive, and is one gateway to operator and service manager.
 
 Workers know nothing of each other. Each owns a part of the queue and takes connections from the sockets that it inherited. Where one
-cannot be started for a while, another looks after its part until it is back. One file because each of these is about all of the others.
+cannot be started for a while, another looks after its part until it is back.
 """
 
 import atexit

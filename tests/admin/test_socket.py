@@ -340,3 +340,52 @@ def test_round_trip_through_a_real_reactor(short_path):
     finally:
         process.kill()
         process.communicate()
+
+
+class Keeper:
+    """Says which descriptors came, and whether they are open."""
+
+    async def perform(self, operation, arguments):
+        came = arguments.get("descriptors", ())
+        return {"came": came, "inheritable": [os.get_inheritable(one) for one in came]}
+
+
+def is_open(descriptor):
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def test_descriptors_are_an_argument_and_are_closed_with_the_answer():
+    protocol = connect(Keeper())
+    ours, theirs = os.pipe()
+    os.set_inheritable(theirs, True)
+    for descriptor in (ours, theirs):
+        protocol.fileDescriptorReceived(descriptor)
+    protocol.dataReceived(request(1, "take"))
+    protocol.dataReceived(request(2, "take"))
+    first, second = heard(protocol)
+    assert first["answer"] == {"came": [ours, theirs], "inheritable": [False, False]}
+    assert second["answer"] == {"came": [], "inheritable": []}
+    assert not is_open(ours)
+    assert not is_open(theirs)
+
+
+def test_descriptors_cannot_be_named():
+    protocol = connect(Keeper())
+    protocol.dataReceived(request(1, "take", descriptors=[0]))
+    assert heard(protocol)[0]["error"] == {
+        "kind": "bad-request",
+        "text": "descriptors are handed over beside a request, not named in it",
+    }
+
+
+def test_descriptors_that_nobody_asks_about_are_closed():
+    protocol = connect(Keeper())
+    ours, theirs = os.pipe()
+    protocol.fileDescriptorReceived(theirs)
+    protocol.connectionLost(Failure(ConnectionDone()))
+    assert not is_open(theirs)
+    os.close(ours)
