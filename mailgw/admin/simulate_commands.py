@@ -110,6 +110,8 @@ def simulate_command(
         raise speaker.failed("configuration", bad) from None
     if counts_sessions(parts, attempt.listener):
         attempt = evolve(attempt, beside=_present(speaker, configuration, attempt))
+    if configuration.memory.type != "sqlite":
+        speaker.note(f'what policies remember is "{configuration.memory.type}", known to the running gateway alone: here nothing is known')
     try:
         [simulated] = own_reactor.run(lambda reactor: _Playing(configuration, reactor, server, ask_others).one(attempt, again_after))
     except MemoryUnavailable as problem:

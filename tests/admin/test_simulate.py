@@ -234,6 +234,13 @@ def test_others_are_asked_if_that_is_wanted(place):
     assert json.loads(say(folder, *words, "--json").output)["outside"] == [address]
 
 
+def test_a_memory_that_cannot_be_seen_is_said_to_be_so(place):
+    folder = place(rest='[memory]\ntype = "in-process"')
+    told = say(folder, *STRANGER, "--rcpt-to", "ben@example.org")
+    assert told.exit_code == 0
+    assert told.stderr == 'mailgw: what policies remember is "in-process", known to the running gateway alone: here nothing is known\n'
+
+
 def test_sessions_cannot_be_counted_while_nothing_runs(place):
     folder = place('"crowd"', '[policy.crowd]\ntype = "concurrency"\nlimit = 1')
     told = say(folder, *STRANGER, "--rcpt-to", "ben@example.org")
