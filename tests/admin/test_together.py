@@ -15,7 +15,7 @@ from mailgw.journal import Journal
 from mailgw.routing import Routing
 from mailgw.storage.in_process import InProcessStore
 from mailgw.storage.parts import NUMBERS, part_of
-from mailgw.testing import an_envelope, run
+from mailgw.testing import a_client, an_envelope, run
 from mailgw.values.address import Address
 from mailgw.values.content import Content
 from mailgw.values.delivery import Destination, Recipient
@@ -69,6 +69,7 @@ def operations(part, domains):
         signpost=Signpost(Routing([]), {}, {}),
         wake=lambda: None,
         recover=partial(recovered, part),
+        present=lambda: [a_client(ip="192.0.2.1", session=f"session{part}")],
         condition=lambda: condition,
     )
 
@@ -189,6 +190,10 @@ def test_status_is_added_up(house):
     assert (status["faults"], status["queue"]["held"], status["store"]["room"]) == (2, 6, 10)
     servers = {"192.0.2.53:53": {"questions": 10, "failed": 3}}
     assert status["resolver"] == {"hits": 14, "misses": 6, "in_flight": 3, "kept": 4, "name_servers": servers}
+
+
+def test_sessions_of_all_are_there(house):
+    assert [one["session"] for one in house.ask("sessions", ip="192.0.2.7")["sessions"]] == ["session1", "session2"]
 
 
 def test_who_does_not_answer_is_named(house):
