@@ -5,7 +5,7 @@ import os
 from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus, urlencode
 
 import attrs
@@ -15,12 +15,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from mailgw.gateways.http_body import Body
-from mailgw.gateways.http_client import Answer, Client, NoAnswer
 from mailgw.gateways.http_redirects import Target
 from mailgw.gateways.outgoing_tls import OutgoingTls, authorities_there
 from mailgw.interfaces import IDialer
 from mailgw.values.content import Content
 from mailgw.values.secret import Secret
+
+if TYPE_CHECKING:  # at run time only where there are tokens: an HTTP client costs every other start 10 ms
+    from mailgw.gateways.http_client import Answer, Client
 
 __all__ = ["AccessTokens", "NoToken", "OAuth"]
 
@@ -74,7 +76,7 @@ class AccessTokens:
     settings: OAuth
     dialer: IDialer
     clock: IReactorTime
-    _client: Client = field(init=False)
+    _client: "Client" = field(init=False)
     _token: str = field(default="", init=False, repr=False)
     _since: float = field(default=0.0, init=False)
     _until: float = field(default=0.0, init=False)
@@ -84,6 +86,8 @@ class AccessTokens:
     _waiting: list["Deferred[None]"] | None = field(default=None, init=False)  # those who wait for the request under way
 
     def __attrs_post_init__(self) -> None:
+        from mailgw.gateways.http_client import Client
+
         self._client = Client(
             self.dialer,
             self.clock,
@@ -127,6 +131,8 @@ class AccessTokens:
         return self.clock.seconds() - self._since >= _FRESH
 
     async def _fetch(self) -> str:
+        from mailgw.gateways.http_client import NoAnswer
+
         settings = self.settings
         form = {"grant_type": "client_credentials"}
         headers = {"Accept": "application/json"}
@@ -154,7 +160,7 @@ class AccessTokens:
     def _host(self) -> str:
         return Target(self.settings.token_url).host
 
-    def _take(self, answer: Answer) -> str:
+    def _take(self, answer: "Answer") -> str:
         try:
             said = json.loads(answer.body)
         except (ValueError, RecursionError):
