@@ -62,6 +62,7 @@ class Case:
     helo: str = "client.example"
     login: str = ""
     tls: bool = False
+    early_talker: bool = False  # the client does not wait for the greeting
     message: str = ""
     message_file: Path | None = None
     expect: tuple[str, ...]  # how the deciding reply begins: one for all recipients, or one for each
@@ -85,6 +86,7 @@ class Case:
             helo=self.helo,
             login=self.login,
             tls=self.tls,
+            early_talker=self.early_talker,
             content=self.content,
         )
 

@@ -221,6 +221,15 @@ def test_a_client_that_does_not_wait_for_the_greeting(place):
     assert "S: 550 5.5.1 you talk before you are greeted" in told.output
 
 
+def test_early_talkers_among_the_cases(place):
+    folder = place('"patience"', '[policy.patience]\ntype = "greet-delay"\ndelay = "0.1s"')
+    case = 'listener = "mx"\nclient = "203.0.113.7"\nmail_from = "a@example.com"\nrcpt_to = "ben@example.org"\n'
+    impatient = f'[[case]]\nname = "impatient"\n{case}early_talker = true\nexpect = "550 5.5.1"\npolicy = "patience"\n'
+    (folder / "cases.toml").write_text(f'{impatient}[[case]]\nname = "patient"\n{case}expect = "250"\n')
+    told = say(folder, "--cases", str(folder / "cases.toml"))
+    assert told.exit_code == 0, told.output
+
+
 def test_others_are_asked_if_that_is_wanted(place):
     address = f"unix:{place.folder}/server"
     folder = place('"others"', f'[policy.others]\ntype = "delegated"\naddress = "{address}"')
