@@ -79,16 +79,16 @@ class Workers:
             assert code == 250
             return int(reply.split()[-1])
 
-    def send_to_both(self):
-        """Messages until both have one, several clients at the same time; gives all numbers."""
+    def send_to_all(self, parts):
+        """Messages until all parts have one, several clients at the same time; gives all numbers."""
         numbers = []
 
         def send():
-            with ThreadPoolExecutor(4) as threads:
-                numbers.extend(threads.map(lambda _: self.send(), range(4)))
-            return len({number // NUMBERS for number in numbers}) == 2
+            with ThreadPoolExecutor(2 * parts) as threads:
+                numbers.extend(threads.map(lambda _: self.send(), range(2 * parts)))
+            return len({number // NUMBERS for number in numbers}) == parts
 
-        wait_until(send, "mail for both")
+        wait_until(send, "mail for all")
         return numbers
 
     def listed(self):
