@@ -27,6 +27,7 @@ import pytest
 from attrs import frozen
 
 from mailgw import api
+from mailgw.components import catalogue
 from mailgw.config.reading import read
 
 REPOSITORY = Path(__file__).parent.parent
@@ -193,6 +194,26 @@ def test_the_page_has_all_policies():
     assert names == sorted(names)
     ours = [entry.name for entry in entry_points(group="mailgw.components") if entry.value.startswith("mailgw.policies.")]
     assert names == sorted(name for name in ours if name not in ("list", "sql"))  # tables of recipients
+
+
+def section_of(page, slug):
+    """What stands below the heading that a link to it names so."""
+    for heading, text in re.findall(r"^##+ ([^\n]+)\n(.*?)(?=^##+ |\Z)", page.read_text(), re.MULTILINE | re.DOTALL):
+        if re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") == slug:
+            return text
+    raise AssertionError(f"{page.name} has no section {slug}")
+
+
+OURS = [one for one in catalogue() if one.module.startswith("mailgw.policies.") and one.name not in ("list", "sql")]
+
+
+@pytest.mark.parametrize("listing", OURS, ids=lambda one: one.name)
+def test_the_page_has_all_settings_of_a_policy(listing):
+    text = section_of(POLICIES, listing.name)
+    for elsewhere in re.findall(r"\]\(logins\.md#([\w-]+)\)", text):
+        text += section_of(POLICIES.parent / "logins.md", elsewhere)
+    named = set(re.findall(r"^[ \t]*(?:# )?(\w+)[ ]*=|`(\w+)(?: = [^`]+)?`|[{,] (\w+) = ", text, re.MULTILINE))
+    assert {setting.name for setting in listing.settings} <= {name for names in named for name in names}
 
 
 def test_each_fault_is_tried_by_a_test_that_is_there():
