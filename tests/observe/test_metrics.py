@@ -99,30 +99,38 @@ ROWS = [
 
 def test_how_things_are():
     found = read(gauges_of(STATUS, {"destinations": ROWS, "total": {"oldest": 1000}}))
-    assert found | {
-        ("mailgw_uptime_seconds",): 12.5,
-        ("mailgw_workers_ready",): 1,
-        ("mailgw_open_sessions", "mx"): 3,
-        ("mailgw_active_deliveries",): 2,
-        ("mailgw_backed_off_destinations",): 1,
-        ("mailgw_store_blocked",): 1,
-        ("mailgw_dns_questions_in_flight",): 1,
-        ("mailgw_queue_recipients", "internet", "waiting"): 7,
-        ("mailgw_queue_recipients", "internet", "held"): 1,
-        ("mailgw_queue_oldest_timestamp_seconds",): 1000,
-    } == found
+    assert (
+        found
+        | {
+            ("mailgw_uptime_seconds",): 12.5,
+            ("mailgw_workers_ready",): 1,
+            ("mailgw_open_sessions", "mx"): 3,
+            ("mailgw_active_deliveries",): 2,
+            ("mailgw_backed_off_destinations",): 1,
+            ("mailgw_store_blocked",): 1,
+            ("mailgw_dns_questions_in_flight",): 1,
+            ("mailgw_queue_recipients", "internet", "waiting"): 7,
+            ("mailgw_queue_recipients", "internet", "held"): 1,
+            ("mailgw_queue_oldest_timestamp_seconds",): 1000,
+        }
+        == found
+    )
 
 
 def test_the_dns():
     found = read(dns_counters_of(STATUS["resolver"]))
-    assert found | {
-        ("mailgw_dns_cache_hits_total",): 7,
-        ("mailgw_dns_cache_misses_total",): 3,
-        ("mailgw_dns_questions_total", "192.0.2.53:53"): 4,
-        ("mailgw_dns_failures_total", "192.0.2.53:53"): 2,
-        ("mailgw_dns_questions_total", "[::1]:53"): 1,
-        ("mailgw_dns_failures_total", "[::1]:53"): 0,
-    } == found
+    assert (
+        found
+        | {
+            ("mailgw_dns_cache_hits_total",): 7,
+            ("mailgw_dns_cache_misses_total",): 3,
+            ("mailgw_dns_questions_total", "192.0.2.53:53"): 4,
+            ("mailgw_dns_failures_total", "192.0.2.53:53"): 2,
+            ("mailgw_dns_questions_total", "[::1]:53"): 1,
+            ("mailgw_dns_failures_total", "[::1]:53"): 0,
+        }
+        == found
+    )
 
 
 def test_workers_and_an_empty_queue():
