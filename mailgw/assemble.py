@@ -46,8 +46,8 @@ from mailgw.policies.relay import Permit
 from mailgw.problems import BadConfiguration, Problem, Report, nearest
 from mailgw.queue.retry import Schedule
 from mailgw.receive.asking import Asked, Rules
-from mailgw.receive.conversation import Reception
 from mailgw.receive.peer import peer_of
+from mailgw.receive.reception import Reception
 from mailgw.routes.all_of import AllOf
 from mailgw.routes.by_domain import ByDomain
 from mailgw.routes.by_sender import BySender

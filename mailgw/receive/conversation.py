@@ -3,26 +3,22 @@
 One file because it is one story, from the greeting to "queued as".
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-from attrs import evolve, field, frozen
-from twisted.internet.interfaces import IReactorTime
+from attrs import evolve
 
-from mailgw.interfaces import IIdentity, IQueueStore, StoreFull, StoreUnavailable
-from mailgw.journal import Accepted, Connected, Discarded, Disconnected, Fault, Held, Introduced, Journal, Refused
-from mailgw.receive.asking import Asked, Asker, Rules
-from mailgw.receive.authentication import ExchangeEnded, Logins, authenticate
+from mailgw.interfaces import StoreFull, StoreUnavailable
+from mailgw.journal import Accepted, Connected, Discarded, Disconnected, Held, Introduced, Refused
+from mailgw.receive.asking import Asked
+from mailgw.receive.authentication import ExchangeEnded, authenticate
 from mailgw.receive.disowning import disowned
-from mailgw.receive.intake import ENDLESS, NO_ROOM, Intake, Memory, Room
+from mailgw.receive.intake import NO_ROOM, Intake
 from mailgw.receive.introduction import greeted, introduced, together
-from mailgw.receive.telling import Ruling, Teller
+from mailgw.receive.reception import Gone, Reception, Wire
+from mailgw.receive.telling import Ruling
 from mailgw.receive.trace import from_and_by, hops, received, starts_folded
 from mailgw.receive.transaction import Findings, Transaction
-from mailgw.routing import Found, Routing
-from mailgw.settings import Network
 from mailgw.smtp.events import (
     Auth,
     AuthEnd,
@@ -41,85 +37,16 @@ from mailgw.smtp.events import (
     XClient,
 )
 from mailgw.smtp.sasl import Channel
-from mailgw.smtp.server import ServerEngine, ServerSettings
+from mailgw.smtp.server import ServerEngine
 from mailgw.values.address import Address
 from mailgw.values.content import Content
 from mailgw.values.decision import Verdict
 from mailgw.values.delivery import Envelope
-from mailgw.values.facts import ClientFacts, RecipientFacts, RefusalFacts, SenderFacts, TlsFacts
-from mailgw.values.ledger import Put
-from mailgw.values.record import Opinion, Record, Way
+from mailgw.values.facts import ClientFacts, RecipientFacts, RefusalFacts, SenderFacts
+from mailgw.values.record import Way
 from mailgw.values.reply import Reply
 
-__all__ = ["Conversation", "Gone", "Reception", "Wire"]
-
-
-class Gone(Exception):
-    """There is nobody to talk to any more; the message says why: "lost", "time-out", "shutdown", "refused"."""
-
-
-class Wire(Protocol):
-    """What a conversation needs of the connection under it."""
-
-    @property
-    def closing(self) -> bool:
-        """Whether the server is shutting down."""
-
-    def say(self) -> None:
-        """Send what the engine has to say."""
-
-    async def more(self) -> None:
-        """Send what the engine has to say, and wait until more has arrived. Raises Gone."""
-
-    async def drained(self) -> None:
-        """Send what the engine has to say, and wait until the client has read most of what was said. Raises Gone."""
-
-    def until(self, deadline: float) -> None:
-        """So long, in POSIX seconds, the client may take to send what is waited for."""
-
-    def channel(self) -> Channel:
-        """What the connection can prove about itself and its client."""
-
-    async def start_tls(self) -> TlsFacts:
-        """Send what the engine has to say in clear, then encrypt. Raises Gone."""
-
-    def recount(self, ip: IPv4Address | IPv6Address) -> Reply | None:
-        """Count the session under another client's address; gives a 421 where that client has too many."""
-
-
-@frozen(kw_only=True)
-class Reception:
-    """What all conversations of a listener share."""
-
-    listener: str
-    engine: ServerSettings
-    rules: Rules
-    routing: Routing
-    store: IQueueStore
-    offer: Callable[[Put], None]  # hands a committed message to the dispatcher
-    journal: Journal
-    identity: IIdentity
-    clock: IReactorTime
-    incoming: Path  # folder for messages that are too big for the memory
-    room: Room = ENDLESS  # on the disk
-    kind: Literal["relay", "submission"] = "relay"
-    max_hops: int = 50
-    command_timeout: float = 300.0  # seconds; for each whole command (RFC 5321 §4.5.3.2.7)
-    data_timeout: float = 300.0  # between two pieces of content
-    message_timeout: float = 3600.0  # for all content of a message
-    session_timeout: float = 3600.0  # for commands that bring no message; each message begins it anew
-    memory: Memory = field(factory=Memory)
-    aliases: Mapping[str, tuple[Address, ...]] | None = None  # for EXPN
-    xclient: tuple[Network, ...] = ()  # who may say for which client it speaks
-    logins: Logins | None = None  # who lets clients log in; None: nobody can
-    record: Callable[[Record], None] | None = None  # takes the decision records; None: none are made
-    reference: Callable[[], str] | None = None  # makes the names of refusals; None: they have none
-    asker: Asker = field(init=False)
-    teller: Teller = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "asker", Asker(self.clock, self.journal))
-        object.__setattr__(self, "teller", Teller(self.clock, self.record, self.reference))
+__all__ = ["Conversation"]
 
 
 _SENDER_OK = Reply(250, "2.1.0", "sender ok")
@@ -129,8 +56,6 @@ _HELLO = Reply(250, "", "hello")  # the engine puts its own words in
 _BYE = Reply(221, "2.0.0", "bye")
 _TLS = Reply(220, "2.0.0", "ready to start TLS")
 _TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "too many recipients")
-_RELAY_DENIED = Reply(550, "5.7.1", "relaying denied")
-_NO_ROUTE = Reply(550, "5.1.2", "no route to this destination")
 _TROUBLE = Reply(451, "4.3.0", "local problem, try again later")
 _FULL = Reply(452, "4.3.1", "out of space, try again later")
 _LOOP = Reply(554, "5.4.6", "too many hops: this message is going in circles")
@@ -405,13 +330,13 @@ class Conversation:
         )
         way = Way(str(address), _RECIPIENT_OK)
         if recipient is event.recipient:
-            permitted = await self._permitted(facts, findings.trail)
+            permitted = await reception.relay.permitted(facts, findings.trail)
             if isinstance(permitted, Ruling):
                 await self._refuse_recipient(way, permitted)
                 return
             way = way._replace(permit=permitted.policy, permit_where=permitted.where, why=permitted.decision.why)
         tags = facts.tags
-        found = await self._found(facts)
+        found = await reception.relay.found(facts)
         if isinstance(found, Ruling):
             await self._refuse_recipient(way, found)
             return
@@ -450,26 +375,6 @@ class Conversation:
         self._transaction.ways.append(way._replace(reply=refusal.reply, ref=refusal.ref))
         self._reception.teller.of_recipient(self._client, self._transaction, refusal)
         self._engine.answer(refusal.reply)
-
-    async def _permitted(self, facts: RecipientFacts, trail: list[Opinion]) -> Opinion | Ruling:
-        # The one place where relaying is allowed, and only by an explicit "permit". A rule that fails permits nothing,
-        # but what it would have said is not known: if no other permits, the client may come again.
-        faulty = False
-        for asked in self._reception.rules.relay:
-            decision = await self._reception.asker.ask(asked, "relay", facts, trail)
-            if decision.verdict is Verdict.PERMIT:
-                return trail[-1]
-            faulty = faulty or decision.verdict is not Verdict.PROCEED
-        return self._reception.teller.named("permit", _TROUBLE if faulty else _RELAY_DENIED)
-
-    async def _found(self, facts: RecipientFacts) -> Found | Ruling:
-        reception = self._reception
-        try:
-            found = await reception.routing.find(facts)
-        except Exception as problem:
-            reception.journal.note(Fault(self._client.session, "route", f"failed for {facts.recipient}: {problem!r}"))
-            return reception.teller.named("route", _TROUBLE, repr(problem))
-        return reception.teller.named("route", _NO_ROUTE) if found is None else found
 
     async def _on_data(self, event: Data) -> None:
         reception, transaction = self._reception, self._transaction

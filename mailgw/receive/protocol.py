@@ -29,8 +29,9 @@ from zope.interface import implementer
 
 from mailgw.journal import Refused
 from mailgw.receive.channel import IN_CLEAR, channel_of
-from mailgw.receive.conversation import Conversation, Gone, Reception
+from mailgw.receive.conversation import Conversation
 from mailgw.receive.peer import is_within, peer_of
+from mailgw.receive.reception import Gone, Reception
 from mailgw.smtp.sasl import Channel
 from mailgw.smtp.server import ServerEngine
 from mailgw.tls import facts_of

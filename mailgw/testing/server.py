@@ -16,10 +16,10 @@ from mailgw.journal import Journal
 from mailgw.login.portal import Accounts
 from mailgw.login.porter import Porter
 from mailgw.receive.asking import Asked, Rules
-from mailgw.receive.conversation import Reception
 from mailgw.receive.in_memory import connect
 from mailgw.receive.protocol import SmtpFactory
 from mailgw.receive.proxying import ProxyFactory
+from mailgw.receive.reception import Reception
 from mailgw.routes.default import Default
 from mailgw.routing import Routing, Rule
 from mailgw.settings import Network
@@ -183,6 +183,10 @@ class MemoryServer:
     def parcels(self) -> list[Parcel]:
         """What was accepted, in order."""
         return [parcel for put in self.offered for parcel in put.parcels]
+
+    def follow(self, rules: Rules) -> None:
+        """Ask others, and in other ways than `__init__` knows, from the next session on."""
+        self.reception = self.factory.reception = evolve(self.reception, rules=rules)
 
     def connect(self, ip: str = "192.0.2.99", port: int = 40000, tls: bool = False) -> Talk:
         """Connect a client; the greeting is the first thing to be heard, with implicit ``tls`` after `Talk.shake_hands`."""

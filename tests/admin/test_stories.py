@@ -49,7 +49,7 @@ def state(tmp_path):
     server = MemoryServer(permits=[], record=kept.keep_record, reference=lambda: f"REF{next(numbers):02}")
     clock.advance(server.clock.seconds())
     relay = (Asked("permit to @ours", OURS, where="mailgw.toml:3"),)
-    object.__setattr__(server.reception, "rules", Rules(sender=(colour,), relay=relay, recipient=(watcher,), content=(colour,)))
+    server.follow(Rules(sender=(colour,), relay=relay, recipient=(watcher,), content=(colour,)))
     for sender, recipient in [("green", "b@example.org"), ("red", "b@example.org"), ("blue", "b@example.org"), ("blue", "x@example.net")]:
         talk = server.connect()
         for step in ["EHLO c", f"MAIL FROM:<{sender}@example.com>", f"RCPT TO:<{recipient}>", "DATA"]:

@@ -41,7 +41,7 @@ def with_rules(asked, stage):
     rules = Rules(
         **{{"connect": "client", "mail": "sender", "rcpt": "recipient", "data": "content"}[stage]: (asked,)}, relay=(Asked("ours", OURS),)
     )
-    object.__setattr__(server.reception, "rules", rules)
+    server.follow(rules)
     return server, records
 
 
@@ -195,5 +195,6 @@ def test_who_need_not_be_asked_about(settings, login, skipped):
 def test_a_permit_rule_that_fails_never_opens_whatever_on_error_says():
     broken = type("Broken", (), {"may_relay": staticmethod(lambda facts: 1 / 0)})()
     server, _ = serve()
-    object.__setattr__(server.reception, "rules", Rules(relay=(Asked("broken", broken, on_error="pass"),)))
+    asked = Asked("broken", broken, on_error="pass")
+    server.follow(Rules(relay=(asked,)))
     assert talk(server, STEPS[:3])[-1].startswith("451 4.3.0 ")

@@ -57,7 +57,7 @@ def test_each_reply_comes_later():
 def test_who_is_only_observed_lets_nobody_wait():
     at = server()
     rules = Rules(client=(Asked("patience", Patience(), observed=True),))
-    object.__setattr__(at.reception, "rules", rules)
+    at.follow(rules)
     assert at.connect().heard().startswith("220 ")
 
 
