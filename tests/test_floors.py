@@ -1,6 +1,7 @@
 """The law of the house: a module imports only from floors below its own, and rooms on floor 3 never import each other."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,9 @@ def test_relative_imports_in_a_package_are_understood():
 
 def test_the_whole_house_was_looked_at():
     assert {"mailgw", "mailgw.api", "mailgw.values.address", "mailgw.interfaces"} <= {module_name(path) for path in MODULES}
+
+
+def test_no_two_files_of_tests_share_a_name():
+    # Folders of tests are no packages: pytest refuses to collect the second.
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, number in names.items() if number > 1] == []
