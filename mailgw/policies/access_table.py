@@ -18,7 +18,7 @@ from mailgw.interfaces import IClientPolicy, IClock, IRecipientPolicy, IResolver
 from mailgw.policies.database import first_row
 from mailgw.policies.kept_file import KeptFile
 from mailgw.policies.reverse_name import reverse_name
-from mailgw.policies.table_keys import domains_of, keys_of, parse_key
+from mailgw.policies.table_keys import domains_of, helo_key, keys_of, parse_key
 from mailgw.values.address import BadAddress
 from mailgw.values.decision import Decision, Evidence, defer, discard, proceed, quarantine, reject
 from mailgw.values.facts import ClientFacts, RecipientFacts, SenderFacts
@@ -99,7 +99,7 @@ class AccessTable:
 
     def check_sender(self, facts: SenderFacts) -> Decision | Awaitable[Decision]:
         if self.on == "helo":
-            return self._look_up(domains_of(facts.client.helo.lower()), Evidence("helo", facts.client.helo, "the client's own words"))
+            return self._look_up(domains_of(helo_key(facts.client.helo)), Evidence("helo", facts.client.helo, "the client's own words"))
         if self.on == "login" and facts.client.login:
             return self._look_up([facts.client.login.lower()], Evidence("login", facts.client.login, "the login"))
         if self.on != "sender":

@@ -12,6 +12,7 @@ from zope.interface import implementer
 from mailgw.given import given
 from mailgw.interfaces import IClientPolicy, IResolver, ISenderPolicy
 from mailgw.policies.action import Action, act
+from mailgw.policies.table_keys import helo_key
 from mailgw.values.address import BadAddress, parse_domain
 from mailgw.values.decision import Decision, Evidence, proceed
 from mailgw.values.facts import ClientFacts, SenderFacts
@@ -118,7 +119,7 @@ class Dnsbl:
         return await self._decide(questions)
 
     def _names(self, facts: SenderFacts) -> Iterator[tuple[Zone, str, str]]:
-        for zones, domain in ((self.helo_zones, facts.client.helo.lower()), (self.sender_zones, facts.sender.domain)):
+        for zones, domain in ((self.helo_zones, helo_key(facts.client.helo)), (self.sender_zones, facts.sender.domain)):
             if zones and _is_name(domain):
                 yield from ((zone, domain, f"{domain}.{zone.name}") for zone in zones)
 

@@ -46,7 +46,7 @@ class Helo:
             return _FINE
         action, text, remedy = self._without_questions(client.helo, client)
         if action == "ask":
-            return _FINE if self.unknown == "pass" else self._ask(client.helo)
+            return _FINE if self.unknown == "pass" else self._ask(parse_domain(client.helo))
         if action == "pass":
             return _FINE
         said = (Evidence("HELO", client.helo, "the client's own words"), Evidence("address", str(client.ip), "the connection"))

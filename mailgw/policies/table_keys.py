@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from mailgw.values.address import Address, parse_domain
+from mailgw.values.address import Address, BadAddress, parse_domain
 
-__all__ = ["domains_of", "keys_of", "parse_key"]
+__all__ = ["domains_of", "helo_key", "keys_of", "parse_key"]
 
 
 def parse_key(text: str) -> str:
@@ -20,6 +20,15 @@ def keys_of(address: Address) -> Iterator[str]:
     """Under which keys an address may be found, the most specific first."""
     yield address.folded if address.domain else "<>"
     yield from domains_of(address.domain)
+
+
+def helo_key(helo: str) -> str:
+    """A HELO name as keys are spelled: neither a dot at its end nor U-labels hide it. What is no name is only put in lower case."""
+    name = helo.removesuffix(".")
+    try:
+        return parse_domain(name)
+    except BadAddress:
+        return name.lower()
 
 
 def domains_of(domain: str) -> Iterator[str]:

@@ -30,6 +30,8 @@ example.com            reject
 good@example.com       accept
 mail.example.com       tag     known
 <>                     hold
+bücher.example         reject
+[IPv6:2001:DB8::1]     defer   later
 """
 LOGINS = "Ann reject your account is closed\n"
 
@@ -76,6 +78,11 @@ FOUND = {
     "helo-below": ("helo", {"helo": "x.y.example.com"}, "450 4.7.1 later"),
     "helo-exact": ("helo", {"helo": "mail.example.com"}, "proceed +known"),
     "helo-other": ("helo", {"helo": "example.net"}, "proceed"),
+    "helo-dot": ("helo", {"helo": "mail.example.com."}, "proceed +known"),
+    "helo-u-label": ("helo", {"helo": "BÜCHER.example"}, "550 5.7.1 access denied"),
+    "helo-a-label": ("helo", {"helo": "xn--bcher-kva.example"}, "550 5.7.1 access denied"),
+    "helo-literal": ("helo", {"helo": "[ipv6:2001:db8:0::1]"}, "450 4.7.1 later"),
+    "helo-no-name": ("helo", {"helo": "a_b.EXAMPLE.com."}, "450 4.7.1 later"),
     "sender": ("sender", {"sender": "bad@example.com"}, "550 5.7.1 access denied"),
     "sender-exception": ("sender", {"sender": "GOOD@example.com"}, "proceed"),
     "sender-below": ("sender", {"sender": "good@x.example.com"}, "450 4.7.1 later"),
