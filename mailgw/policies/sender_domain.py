@@ -54,7 +54,7 @@ class SenderDomain:
             return self._unknown(domain, "no such domain")
         else:
             hosts = [domain]  # RFC 5321 §5.1: the implicit MX
-        if self.unreachable == "pass" and found.records:
+        if self.unreachable == self.unknown == "pass" and found.records:
             return _FINE
         addresses = await self._addresses(hosts)
         if not addresses:

@@ -28,6 +28,7 @@ DNS = zone(
         "inside.example": {"A": ["10.0.0.1"]},
         "lost.example": {"MX": [(10, "nowhere.example")]},
         "broken.example": LookupFailed,
+        "xn--bcher-kva.example": {"A": ["1.1.1.1"]},
         "1.2.0.192.in-addr.arpa": {"PTR": ["good.example"]},
         "2.2.0.192.in-addr.arpa": {"PTR": ["liar.example", "good.example"]},
         "3.2.0.192.in-addr.arpa": {"PTR": ["dsl-3.pool.example"]},
@@ -75,6 +76,7 @@ HELO = {
     "unknown": ({"unknown": "reject"}, "nowhere.example", "550 5.7.1 HELO name is not known to the DNS"),
     "unknown-empty": ({"unknown": "reject"}, "empty.example", "550 5.7.1 HELO name is not known to the DNS"),
     "known": ({"unknown": "reject"}, "only-mx.example", "proceed"),
+    "known-u-label": ({"unknown": "reject"}, "bücher.example", "proceed"),
 }
 
 
@@ -109,6 +111,8 @@ SENDERS = {
     "null-mx": ({}, "a@null.example", "550 5.7.27 null.example takes no mail, so an answer would be lost"),
     "null-mx-passed": ({"null_mx": "pass"}, "a@null.example", "proceed"),
     "private": ({}, "a@private.example", "550 5.1.8 mail servers of private.example cannot be reached from here"),
+    "private-passed-without-address": ({"unreachable": "pass"}, "a@lost.example", UNKNOWN.format("lost.example")),
+    "both-passed": ({"unreachable": "pass", "unknown": "pass"}, "a@lost.example", "proceed"),
     "private-passed": ({"unreachable": "pass"}, "a@private.example", "proceed"),
     "literal": ({}, "a@[192.0.2.1]", "550 5.1.8 sender has an address literal"),
     "literal-deferred": ({"literal": "defer"}, "a@[192.0.2.1]", "450 4.1.8 sender has an address literal"),
@@ -193,6 +197,7 @@ def test_lists_of_addresses(settings, ip, expected):
 
 NAMES = {
     "helo": ({"helo_zones": ["names.example"]}, "bad.example", "a@x.example", "550 5.7.1 bad.example is listed at names.example"),
+    "helo-dot": ({"helo_zones": ["names.example"]}, "BAD.example.", "a@x.example", "550 5.7.1 bad.example is listed at names.example"),
     "sender": ({"sender_zones": ["names.example"]}, "c", "a@bad.example", "550 5.7.1 bad.example is listed at names.example"),
     "reverse": ({"reverse_zones": ["names.example"]}, "c", "<>", "550 5.7.1 good.example is listed at names.example"),
     "clean": ({"helo_zones": ["names.example"], "sender_zones": ["names.example"]}, "c.example", "a@x.example", "proceed"),
