@@ -4,15 +4,20 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen
 
-from mailgw.observe.records import pseudonym, record_files
+from mailgw.observe.records import pseudonym, record_files, redacted
+from mailgw.values.address import Address, BadAddress, parse_domain
 
 __all__ = ["Filter", "Stories", "Story"]
 
+_NUMBER = re.compile(r"[0-9]{1,19}\Z")
 _REFERENCE = re.compile(r"\[?(?:ref )?([0-9A-Z]{5})\]?\Z", re.IGNORECASE)
 _POLL = 0.3  # seconds between two looks at files that grow
 
@@ -52,21 +57,40 @@ class Filter:
         if self.verdict and self.verdict != entry["event"] and all(one["verdict"] != self.verdict for one in asked):
             return False
         client = entry.get("client", {})
-        if self.client and self.client not in (client.get("ip"), client.get("login"), client.get("helo")):
+        if self.client and not _names_of(self.client, key) & {client.get("ip"), client.get("login"), client.get("helo")}:
             return False
         return not self.address or is_about(entry, self.address, key)
 
 
 def is_about(entry: Entry, address: str, key: bytes) -> bool:
     """Whether an address, or with ``@domain`` one of its domain, is in a record or delivery."""
-    wanted = _folded(address)
+    wanted = _folded(_spelled(address))
     if key and not wanted.startswith("@") and "@" in wanted:
         local_part, _, domain = wanted.rpartition("@")
         wanted = f"{pseudonym(local_part, key)}@{domain}"
-    known = [entry.get("sender", ""), entry.get("recipient", ""), *(one["address"] for one in entry.get("recipients", ()))]
+    known = [entry[name] for name in ("sender", "recipient") if name in entry]
+    known += [one["address"] for one in entry.get("recipients", ())]
     if wanted.startswith("@"):
         return any(_folded(one).endswith(wanted) for one in known)
     return any(_folded(one) == wanted for one in known)
+
+
+@lru_cache
+def _spelled(address: str) -> str:
+    """As records have it: the domain in A-labels, quotes only where they are needed."""
+    try:
+        return f"@{parse_domain(address[1:])}" if address.startswith("@") else str(Address.parse(address.strip("<>")))
+    except BadAddress:
+        return address
+
+
+@lru_cache
+def _names_of(client: str, key: bytes) -> frozenset[str]:
+    """How records may name a client: an IP address in its one spelling, a login with a pseudonym."""
+    try:
+        return frozenset({str(ip_address(client))})
+    except ValueError:
+        return frozenset({client, redacted(client, key) if key else client})
 
 
 def _folded(address: str) -> str:
@@ -100,13 +124,13 @@ class Stories:
             found = [one for one in self.entries(f'"{ref}"'.encode()) if one.get("ref") == ref]
             if found:
                 return [self._with_later(one) for one in found]
-        if what.isdigit():
+        if _NUMBER.match(what):
             number = int(what)
             found = [one for one in self.entries(f'"message":{number}'.encode()) if one.get("message") == number]
             told = [one for one in found if "client" in one]
             later = [one for one in found if "client" not in one]
             return [Story(told[0] if told else later[0], later)] if found else []
-        if "@" in what:
+        if "@" in what or what == "<>":
             wanted = Filter(address=what)
             return [self._with_later(one) for one in self.entries() if "client" in one and wanted.takes(one, self.key)]
         session = what.upper()
@@ -127,12 +151,18 @@ class Stories:
 
     def follow(self, wanted: Filter, wait: Callable[[float], object] = time.sleep) -> Iterator[Entry]:
         """What is written from now on, as it comes, without an end."""
-        places = {path: path.stat().st_size for path in record_files(self.folder)}
+        places: dict[Path, int] = {}
+        for path in record_files(self.folder):
+            with suppress(FileNotFoundError):  # swept meanwhile
+                places[path] = path.stat().st_size
         while True:
             for path in record_files(self.folder):
-                with path.open("rb") as file:
-                    file.seek(places.get(path, 0))
-                    data = file.read()
+                try:
+                    with path.open("rb") as file:
+                        file.seek(places.get(path, 0))
+                        data = file.read()
+                except FileNotFoundError:
+                    continue
                 whole = data[: data.rfind(b"\n") + 1]
                 places[path] = places.get(path, 0) + len(whole)
                 yield from (one for one in _lines(whole, ()) if wanted.takes(one, self.key))

@@ -14,7 +14,9 @@ from mailgw.journal import Bounced, Delayed, Delivered
 from mailgw.observe.records import Records
 from mailgw.policies.relay import Permit
 from mailgw.receive.asking import Asked, Rules
+from mailgw.testing import a_client, an_address
 from mailgw.testing.server import MemoryServer
+from mailgw.values.record import Record
 from mailgw.values.reply import Reply
 
 OURS = Permit(to=frozenset({"example.org"}), name="ours")
@@ -129,7 +131,7 @@ def test_an_address_gives_all_its_stories(state):
     assert len(found[0]["later"]) == 3
 
 
-@pytest.mark.parametrize("what", ["REF99", "77", "nobody@example.org", "NOSESSION"])
+@pytest.mark.parametrize("what", ["REF99", "77", "nobody@example.org", "NOSESSION", "²", "9" * 5000, "<>"])
 def test_what_is_not_known_is_said(state, what):
     result = mailgw(state, "explain", what)
     assert result.exit_code == 1
@@ -193,6 +195,17 @@ def test_following_sees_what_is_written_from_now_on(state):
     assert next(follow)["ref"] == "REF01"
 
 
+def test_following_passes_over_a_file_that_is_swept_meanwhile(state):
+    records = state / "records"
+    line = next(records.glob("*.jsonl")).read_bytes().splitlines()[0]
+    (records / "2000-01-01T00-1-0000.jsonl").symlink_to(records / "gone")  # listed, and not there when it is opened
+
+    def more(_seconds):
+        (records / "2999-01-01T00-1-0000.jsonl").write_bytes(line + b"\n")
+
+    assert next(Stories(records).follow(Filter(), more))["ref"] == "REF01"
+
+
 def test_a_line_that_was_cut_off_is_passed_over(state):
     path = next((state / "records").glob("*.jsonl"))
     path.write_bytes(b'{"time": 1, "even\n' + path.read_bytes() + b'{"time": 1')
@@ -206,7 +219,35 @@ def test_redacted_records_are_found_by_the_address_itself(tmp_path):
     talk = server.connect()
     for step in ["EHLO c", "MAIL FROM:<ann@example.com>", "RCPT TO:<Ben@example.org>", "QUIT"]:
         talk.say(step)
+    kept.keep_record(a_record(a_client(login="cyd@example.com"), ""))
     kept.close()
     stories = Stories(tmp_path / "records")
+    assert len(list(stories.matching(Filter(client="cyd@example.com")))) == 1
     assert len(stories.about("ben@example.org")) == 1
     assert stories.about("cyd@example.org") == []
+
+
+def a_record(client, sender):
+    return Record(1.0, client, "accepted", "data", 1, sender=an_address(sender))
+
+
+SPELLINGS = {
+    "a-label": (Filter(address="änna@xn--bcher-kva.example"), 1),
+    "u-label": (Filter(address="ÄNNA@Bücher.Example"), 1),
+    "needless-quotes": (Filter(address='"änna"@bücher.example'), 1),
+    "domain": (Filter(address="@bücher.example"), 1),
+    "null": (Filter(address="<>"), 1),
+    "ip": (Filter(client="2001:DB8:0::1"), 1),
+    "other-ip": (Filter(client="2001:db8::2"), 1),
+    "no-domain": (Filter(address="@b..c"), 0),
+}
+
+
+@pytest.mark.parametrize(("wanted", "expected"), SPELLINGS.values(), ids=SPELLINGS)
+def test_addresses_are_found_however_they_are_spelled(tmp_path, wanted, expected):
+    kept = Records(tmp_path, Clock(), 1e12, 2**24)
+    kept.keep_record(a_record(a_client(ip="2001:db8::1"), "änna@bücher.example"))
+    kept.keep_record(a_record(a_client(ip="2001:db8::2"), "<>"))
+    kept.note(Delivered("S", 1, "ben@example.org", "g", "p", Reply(250, "2.0.0", "ok"), 0.0))
+    kept.close()
+    assert len(list(Stories(tmp_path).matching(wanted))) == expected
