@@ -143,7 +143,7 @@ def test_disk_full_under_load(tmp_path, mounted, sink):
             # Full for new mail, but not for what becomes of the old: attempts are still written down.
             assert os.statvfs(state).f_bavail * os.statvfs(state).f_frsize > 2 * 2**20
         assert set(load.refused) == {(FULL, "4.3.1 out of space, try again later")}
-        assert status(gateway)["store"]["room"] <= 0
+        assert status(gateway)["store"]["room"] < 1_000_000  # too little for the biggest; small ones may find some still
         assert list((state / "incoming").iterdir()) == []
         with gateway.client() as client:
             client.ehlo()
