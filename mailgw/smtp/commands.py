@@ -38,6 +38,7 @@ _SOURCE_ROUTE = re.compile(r"@([^,:]+)(?:,@([^,:]+))*:")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-]*)(?:=([!-<>-~\u0080-\U0010ffff]+))?\Z")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*\Z")
 _XTEXT_ESCAPE = re.compile(r"\+([0-9A-F]{2})")
+_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+\Z")  # RFC 5322 §3.2.3
 _NOTIFY = frozenset({"SUCCESS", "FAILURE", "DELAY"})
 
 
@@ -172,6 +173,8 @@ def _auth(values: dict[str, Any], value: str, offered: Offered) -> None:
     # RFC 4954 §5: taken, checked for syntax, and not trusted: as if it were "<>".
     if not offered.auth:
         raise BadCommand(Reply(555, _SYNTAX, "MAIL parameter AUTH is not offered"))
+    if not value:
+        raise BadCommand(Reply(501, _SYNTAX, "AUTH is a mailbox in xtext, or <>"))
     decode_xtext(value)
 
 
@@ -195,7 +198,7 @@ def _notify(value: str) -> frozenset[str]:
 
 def _orcpt(value: str, smtputf8: bool) -> str:
     kind, semicolon, address = value.partition(";")
-    if not (semicolon and kind and address and len(value) <= 500):  # RFC 3461 §4.2
+    if not (semicolon and _ATOM.match(kind) and address and len(value) <= 500):  # RFC 3461 §4.2
         raise BadCommand(Reply(501, _SYNTAX, "ORCPT is a type, a semicolon and an address in xtext"))
     if smtputf8 and kind.lower() == "utf-8":
         if not value.isprintable():
@@ -209,6 +212,6 @@ def decode_xtext(text: str) -> str:
     if not _XTEXT.match(text):
         raise BadCommand(Reply(501, _SYNTAX, "not valid xtext"))
     decoded = _XTEXT_ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
-    if not decoded.isprintable():
-        raise BadCommand(Reply(501, _SYNTAX, "xtext hides a control character"))
+    if not (decoded.isascii() and decoded.isprintable()):  # RFC 3461 §4.2, §4.4: it goes into fields that are ASCII
+        raise BadCommand(Reply(501, _SYNTAX, "xtext hides a control character, or one beyond ASCII"))
     return decoded

@@ -3,6 +3,7 @@
 import re
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from unicodedata import normalize
 
 import idna
 from attrs import frozen
@@ -95,8 +96,10 @@ class Address:
 
     @property
     def is_routed(self) -> bool:
-        """Whether the local-part carries a route of the sender's: percent hack, bang path or a quoted ``@``."""
+        """Whether the local-part carries a route of the sender's: percent hack, bang path or a quoted ``@``; in full width, too."""
         local_part = self.local_part
+        if not local_part.isascii():
+            local_part = normalize("NFKC", local_part)  # as a next hop may do
         return "%" in local_part or "!" in local_part or "@" in local_part
 
     @property
@@ -132,6 +135,9 @@ def _parse(text: str) -> Address:
         local_part, domain = plain.groups()
     else:
         local_part, domain = _split(text)
+    if not local_part.isprintable():
+        # Beyond ASCII there are control characters and line ends, too: no next hop can be told them, and no log should be.
+        raise BadAddress("local-part has characters that cannot be printed")
     if len(local_part.encode()) > MAX_LOCAL_PART:
         raise BadAddress("local-part is longer than 64 octets")
     address = Address(local_part, parse_domain(domain))

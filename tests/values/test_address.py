@@ -92,6 +92,9 @@ def test_reads(text, local_part, domain):
         pytest.param("a@\ud800.example", "internationalized", id="surrogate in a domain"),
         pytest.param("a@[]", "address literal", id="empty literal"),
         pytest.param("a@ex\u2028ample.org", "internationalized", id="line separator in a domain"),
+        pytest.param("a\x85b@example.org", "cannot be printed", id="control character beyond ASCII"),
+        pytest.param("a\u2028b@example.org", "cannot be printed", id="line separator"),
+        pytest.param('"a\u202eb"@example.org', "cannot be printed", id="quoted, the direction of writing turned"),
         pytest.param("a@xn--\u00fc.example", "internationalized", id="nonsense A-label"),
     ],
 )
@@ -110,6 +113,9 @@ def test_refuses(text, why):
         ('"anna@example.com"@example.org', True),
         ('"@a,@b:anna"@example.org', True),
         (r'"an\%na"@example.org', True),
+        ("anna\uff05example.com@example.org", True),
+        ("anna\uff20example.com@example.org", True),
+        ("jörg@example.org", False),
     ],
 )
 def test_knows_a_route_of_the_sender(text, routed):
@@ -153,7 +159,8 @@ def test_one_spelling_is_a_fixed_point(text):
     assert parse_domain(once) == once
 
 
-QUOTABLE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x2FF, exclude_characters="\x7f", exclude_categories=["Cc"]), min_size=1)
+PRINTABLE = st.characters(min_codepoint=0x20, max_codepoint=0x2FF, exclude_categories=["Cc", "Cf", "Cn", "Zs"], include_characters=" ")
+QUOTABLE = st.text(PRINTABLE, min_size=1)
 DOMAINS = st.sampled_from(["example.org", "[192.0.2.1]", "[IPv6:2001:db8::1]", "xn--bcher-kva.example", "localhost"])
 
 
