@@ -10,18 +10,16 @@ from mailgw.values.facts import ClientFacts
 
 __all__ = ["from_and_by", "hops", "received", "starts_folded"]
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9.\-:\[\]_]")
+_UNSAFE = re.compile(r"[^A-Za-z0-9.\-:\[\]_\u0080-\U0010ffff]")
 _RECEIVED = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
 
 
 def from_and_by(client: ClientFacts, hostname: str, smtputf8: bool) -> str:
     """The half of the field that all transactions of a session share."""
     literal = f"[IPv6:{client.ip}]" if client.ip.version == 6 else f"[{client.ip}]"
-    name = client.helo
-    if name.isascii():
-        name = _UNSAFE.sub("?", name)
-    elif not smtputf8:
-        name = _UNSAFE.sub("?", name.encode("ascii", "replace").decode())
+    name = _UNSAFE.sub("?", client.helo)
+    if not smtputf8 and not name.isascii():
+        name = name.encode("ascii", "replace").decode()
     tls = f"\r\n\t({client.tls.version} {client.tls.cipher})" if client.tls else ""
     return f"Received: from {name or 'unknown'} ({literal})\r\n\tby {hostname} with {_protocol(client, smtputf8)}{tls}"
 

@@ -236,7 +236,7 @@ class ServerEngine:
     def _command(self, line: bytes) -> Event | None:
         if self._in_auth:
             return _auth_response(line)
-        verb, _, argument = line.partition(b" ")
+        verb, _, argument = line.rstrip(b" \t").partition(b" ")  # RFC 5321 §4.1.1: blanks at the end are tolerated
         if len(line) > MAX_COMMAND - 2 and verb.upper() != b"AUTH":
             raise LongLine("line is too long")
         handler = _HANDLERS.get(verb.upper())
@@ -260,7 +260,7 @@ class ServerEngine:
     def _greeting(self, argument: bytes, esmtp: bool) -> Event | None:
         self._idle_commands += 1
         name = argument.strip().decode("utf-8", "replace")
-        if not name or " " in name or not name.isprintable() or len(name) > 255:
+        if not name or " " in name or not name.isprintable() or len(name.encode()) > 255:
             self._say(Reply(501, "5.5.4", f"syntax: {'EHLO' if esmtp else 'HELO'} hostname"))
             return None
         return Hello(name, esmtp)

@@ -276,6 +276,23 @@ def test_a_message_in_circles_is_refused():
     assert reply == "554 5.4.6 too many hops: this message is going in circles\r\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "parameter", "said"),
+    [
+        pytest.param('a(b;c"d\\', "", "a?b?c?d?", id="ASCII"),
+        pytest.param("\xfc(b;c", "", "??b?c", id="beyond ASCII"),
+        pytest.param("\xfc(b;c", " SMTPUTF8", "\xfc?b?c", id="beyond ASCII, in an internationalized message"),
+    ],
+)
+def test_no_helo_name_opens_a_comment_or_ends_our_own_field(name, parameter, said):
+    one = server()
+    talk = one.connect()
+    for line in (f"EHLO {name}", f"MAIL FROM:<a@example.com>{parameter}", ENVELOPE[2], "DATA"):
+        talk.say(line)
+    assert talk.say(b"x\r\n.\r\n").startswith("250")
+    assert one.parcels[0].content.added.decode().startswith(f"Received: from {said} ([192.0.2.99])\r\n")
+
+
 def test_a_route_that_fails_defers_and_none_refuses():
     class Broken:
         def route(self, facts):
