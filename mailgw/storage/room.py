@@ -14,6 +14,7 @@ __all__ = ["Room"]
 
 _LOOK_EVERY = 1.0  # seconds between two looks at the file system
 _FEWEST_FILES = 16  # that can still be made
+_LEAST = 64 * 1024  # octets that count as room: with less, only some would be refused, and nobody would be told
 
 
 @define
@@ -58,7 +59,7 @@ class Room:
         except OSError:
             return  # what is to be written will meet the same trouble, and say what it is
         self._left = found.f_bavail * found.f_frsize - self.reserve
-        if found.f_files and found.f_favail < _FEWEST_FILES:
+        if self._left < _LEAST or (found.f_files and found.f_favail < _FEWEST_FILES):
             self._left = min(self._left, 0)
         is_full = self._left <= 0
         if is_full != self._is_full:

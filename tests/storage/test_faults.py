@@ -294,26 +294,33 @@ class Disk:
         self.f_bavail = free // 4096
 
 
+BLOCK = 64 * 1024  # octets: less does not count as room
+
+
 def test_room_is_what_is_free_without_the_reserve(tmp_path, monkeypatch):
     now, told = [0.0], []
-    disk = {"free": 10 * 4096}
+    disk = {"free": 10 * BLOCK}
     monkeypatch.setattr("os.statvfs", lambda path: Disk(disk["free"]))
-    room = Room(tmp_path, reserve=2 * 4096, seconds=lambda: now[0], tell=told.append)
-    assert room.has(8 * 4096)
-    assert not room.has(8 * 4096 + 1)
-    assert room.claim(5 * 4096)
-    assert not room.claim(4 * 4096)
-    assert room.left == 3 * 4096
+    room = Room(tmp_path, reserve=2 * BLOCK, seconds=lambda: now[0], tell=told.append)
+    assert room.has(8 * BLOCK)
+    assert not room.has(8 * BLOCK + 1)
+    assert room.claim(5 * BLOCK)
+    assert not room.claim(4 * BLOCK)
+    assert room.left == 3 * BLOCK
     now[0] = 1.0
-    assert room.left == 8 * 4096
-    disk["free"] = 4096
+    assert room.left == 8 * BLOCK
+    disk["free"] = BLOCK
     assert room.has(0)  # not looked at again yet
     now[0] = 2.0
     assert not room.has(0)
-    disk["free"] = 3 * 4096
-    assert told == [False]
+    disk["free"] = 3 * BLOCK - 4096
     now[0] = 3.0
-    assert room.has(4096)
+    assert not room.has(0)
+    assert room.left == 0  # a little room is none: it would be for some only
+    disk["free"] = 3 * BLOCK
+    now[0] = 4.0
+    assert told == [False]
+    assert room.has(BLOCK)
     assert told == [False, True]
 
 
