@@ -87,6 +87,7 @@ def log(speaker: Speaker, /, follow: bool, since: float | None, until: float | N
 
 
 @click.group()
+@with_json
 def policy() -> None:
     """Look at policies at work."""
 

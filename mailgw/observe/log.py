@@ -171,6 +171,7 @@ def quicken(clock: IReactorTime, publisher: Any = globalLogPublisher, who: str =
 
 
 _WRITE: LogEvent = {}  # the event that brings out what is waiting
+_PORTS = re.compile(r"_Exchange starting on \d+\Z|\(UDP Port \d+ Closed\)\Z")  # Twisted says so for each question to the DNS
 
 
 @define(eq=False)
@@ -189,6 +190,9 @@ class _Quick:
             return self._take()
         line = event.get(_LINE)
         if line is None:
+            said = event.get("message")
+            if type(said) is tuple and said and _PORTS.match(str(said[0])):
+                return None
             slow = event[_TEXT] if _TEXT in event else (self.slow(event) or "").replace(" [", f" {self.who}[", 1)
             # In their order; but only the thread that notes may take what is waiting.
             return self._take() + slow if get_ident() == self._thread else slow or None

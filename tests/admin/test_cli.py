@@ -518,6 +518,11 @@ def test_json_may_be_said_anywhere(place, daemon, words):
     assert len(answered(say(place, *words.split()))["entries"]) == 4
 
 
+@pytest.mark.parametrize("words", ["account", "bans", "policy", "queue"])
+def test_each_group_takes_json(words):
+    assert "--json" in CliRunner().invoke(main, [words, "--help"]).stdout
+
+
 def test_nothing_that_came_from_the_network_can_command_a_terminal(place, daemon):
     for words in ("queue list", "queue show 1", "queue show 2", "status", "queue list --json", "queue show 1 --json", "status --json"):
         said = say(place, *words.split())

@@ -8,8 +8,12 @@ from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
+from twisted.internet.udp import Port
 from twisted.logger import LogPublisher, formatEvent, globalLogPublisher, textFileLogObserver
+from twisted.names import dns
+from twisted.python import log
 
+from mailgw.dns.question import _Exchange, question
 from mailgw.journal import (
     Accepted,
     Bounced,
@@ -308,6 +312,25 @@ def test_the_lines_of_a_turn_are_written_together():
     Log(publisher).note(Disconnected("S1", "quit", 4))
     write()
     assert (file.writes, len(file.getvalue().splitlines())) == (2, 4)
+
+
+def test_ports_of_questions_to_the_dns_are_not_told():
+    class Loop(Clock):
+        addReader = addWriter = removeReader = removeWriter = lambda self, one: None  # noqa: N815
+
+    file, loop = StringIO(), Loop()
+    publisher = LogPublisher(textFileLogObserver(file))
+    quicken(loop, publisher)
+    globalLogPublisher.addObserver(publisher)
+    try:
+        port = Port(0, _Exchange(question(1, "example.org", dns.MX, edns=True), ("127.0.0.1", 9)), "127.0.0.1", 4096, loop)
+        port.startListening()
+        port.stopListening()
+        loop.advance(0)
+        log.msg("of somebody else")
+    finally:
+        globalLogPublisher.removeObserver(publisher)
+    assert [line[24:] for line in file.getvalue().splitlines()] == [" [-] of somebody else"]
 
 
 def test_lines_of_other_processes_are_passed_on_as_they_are():
