@@ -16,7 +16,9 @@ __all__ = ["INSTEAD", "disowned"]
 
 _NAME = b"authentication-results"
 INSTEAD = b"X-Foreign-Auth-Results"
-_FIELD = re.compile(rb"(?:\A|[\r\n])(authentication-results)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)", re.IGNORECASE)
+# What repeats gives nothing back: to remember where it could would take hundreds of times the memory of a long field.
+_FIELD = re.compile(rb"(?:\A|[\r\n])(authentication-results)[ \t]*+:([^\r\n]*+(?:(?:\r\n|[\r\n])[ \t][^\r\n]*+)*+)", re.IGNORECASE)
+_MOST_READ = 64 * 1024  # octets of all such fields of a message; those beyond are not trusted to speak for somebody else
 
 
 def disowned(content: Content, authserv_id: str) -> Content:
@@ -49,6 +51,9 @@ def _claims(head: bytes, authserv_id: str) -> Iterator[int]:
     """Where the names of such fields begin."""
     if head.startswith(b"\r\n"):
         return  # there is no header section
+    left = _MOST_READ
     for match in _FIELD.finditer(head):
-        if is_named(authserv_id, match[2].decode("utf-8", "replace")):
+        start, end = match.span(2)
+        left -= end - start
+        if left < 0 or is_named(authserv_id, match[2].decode("utf-8", "replace")):
             yield match.start(1)

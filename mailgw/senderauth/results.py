@@ -15,7 +15,7 @@ _ADDRESS = re.compile(r"(?:[!#$%&'*+\-/?^_`{|}~.0-9A-Za-z]*@)?[0-9A-Za-z.\-]+\Z"
 _MOST = 200  # characters of one value
 
 # What a field is made of: white space and comments aside (RFC 8601 §2.2, RFC 5322 §3.2).
-_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_QUOTED = r'"(?:[^"\\]|\\.)*+"'
 _WORD = re.compile(rf"({_QUOTED})|([;=])|([^\s;=\"(]+)", re.DOTALL)
 _METHOD = re.compile(r"[a-z](?:[a-z0-9\-]*[a-z0-9])?(?:/[0-9]+)?\Z", re.IGNORECASE)
 

@@ -1,5 +1,6 @@
 """Authentication-Results: written, read, and known where somebody else wrote it."""
 
+import tracemalloc
 from contextlib import suppress
 
 import pytest
@@ -124,6 +125,9 @@ DISOWNED = {
     "folded": (b"Authentication-Results:\r\n mx.example.org;\r\n\tspf=pass\r\n\r\n", (0,)),
     "only-header": (b"A: x\r\n" + OURS + b"\r\n", (6,)),
     "after-bare-cr": (b"A: x\r" + OURS + b"\r\n\r\n", (5,)),
+    "after-bare-cr-in-one-of-another": (b"Authentication-Results: mx.example.com; x\r" + OURS + b"\r\n\r\n", (42,)),
+    "longer-than-anybody-reads": (b"Authentication-Results: (" + b"\r\n x" * 20_000 + b") mx.example.com; x\r\n\r\n", (0,)),
+    "more-than-anybody-reads": (b"Authentication-Results: mx.example.com; x\r\n" * 3_641 + b"\r\n", (3_640 * 43,)),
     "behind-a-long-header": (b"A: x\r\n" * 20_000 + OURS + b"\r\n\r\n", (120_000,)),
     "other-server": (b"Authentication-Results: mx.example.com; spf=pass\r\n\r\n", ()),
     "other-field": (b"X-Authentication-Results: mx.example.org; spf=pass\r\n\r\n", ()),
@@ -147,3 +151,14 @@ def test_fields_in_our_name_lose_it(tmp_path, where, original, places):
     assert changed.read() == expected
     assert changed.original_size == len(original)
     assert (changed is content) == (where == "file" or not places)
+
+
+@pytest.mark.parametrize("value", [b'"', b"("], ids=["quoted", "comment"])
+def test_a_long_field_takes_no_more_memory_than_the_message(value):
+    content = Content.of(b"Authentication-Results: " + value + b"\r\n x" * 200_000 + b"\r\n\r\n")
+    tracemalloc.start()
+    try:
+        disowned(content, US)
+        assert tracemalloc.get_traced_memory()[1] < 8 * content.size
+    finally:
+        tracemalloc.stop()
