@@ -246,10 +246,14 @@ class ServerEngine:
                 return self.close(answers.NOT_SMTP)
             self._say(answers.UNKNOWN)
             return None
-        if self._settings.require_tls and not self.tls and handler not in _BEFORE_TLS:
+        if self._needs_tls and handler not in _BEFORE_TLS:
             self._say(answers.NEED_TLS)
             return None
         return handler(self, argument)
+
+    @property
+    def _needs_tls(self) -> bool:
+        return self._settings.require_tls and not self.tls
 
     def _ehlo(self, argument: bytes) -> Event | None:
         return self._greeting(argument, True)
@@ -311,7 +315,7 @@ class ServerEngine:
         self._chunk = Chunk(int(size), bool(last))
         self._idle_commands += not self._chunk.left
         if self._mail is None:
-            self._chunk.refusal = answers.NEED_MAIL
+            self._chunk.refusal = answers.NEED_TLS if self._needs_tls else answers.NEED_MAIL
         elif not self._accepted:
             self._chunk.refusal = answers.NEED_RCPT
         elif not self._chunking:
@@ -482,5 +486,6 @@ _HANDLERS: dict[bytes, _Handler] = {
     b"AUTH": ServerEngine._auth,
     b"XCLIENT": ServerEngine._xclient,
 }
-_BEFORE_TLS = frozenset(_HANDLERS[verb] for verb in (b"EHLO", b"HELO", b"STARTTLS", b"NOOP", b"RSET", b"HELP", b"QUIT"))
+# BDAT is refused, too, but with its chunk, which must not be taken for commands.
+_BEFORE_TLS = frozenset(_HANDLERS[verb] for verb in (b"EHLO", b"HELO", b"STARTTLS", b"NOOP", b"RSET", b"HELP", b"QUIT", b"BDAT"))
 _WEB = frozenset({b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"CONNECT", b"PATCH"})

@@ -87,7 +87,7 @@ def test_auth_goes_on_with_challenges():
     assert isinstance(hear(made, b"MAIL FROM:<a@example.com> AUTH=a+40example.com"), Mail)
     made.answer(OK)
     assert made.take_output() == b"250 2.0.0 ok\r\n"
-    assert hear(made, b"AUTH PLAIN") == "503 5.5.1 not inside a mail transaction"
+    assert hear(made, b"AUTH PLAIN") == "503 5.5.1 not allowed inside a mail transaction"
 
 
 @pytest.mark.parametrize(
