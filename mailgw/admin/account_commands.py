@@ -83,6 +83,7 @@ def add(speaker: Speaker, /, where: str, user: str, stdin: bool, generate: bool,
                 raise speaker.failed("bad-request", f"{name} is in {target.path} already")
             scheme = scheme or usual_scheme(page, target)
             warn_about_scram(speaker, page, scheme)
+            warn_about_others(speaker, page, target)
             page.add(name, made(speaker, target, scheme, password))
     tell(speaker, f"{name} was added to {target.path}", name, scheme, password if generate else None)
 
@@ -105,6 +106,7 @@ def passwd(speaker: Speaker, /, where: str, user: str, stdin: bool, generate: bo
             scheme = scheme or (before if before in MADE else usual_scheme(page, target))
             warn_about_scram(speaker, page, scheme)
             page.replace(entry, made(speaker, target, scheme, password))
+            warn_about_others(speaker, page, target)
     tell(speaker, f"{entry.name} has another password in {target.path}", entry.name, scheme, password if generate else None)
 
 
@@ -119,6 +121,7 @@ def remove(speaker: Speaker, where: str, user: str) -> None:
     with telling(speaker), changing(target.path, target.case_sensitive) as page:
         entry = existing(speaker, page, target, user)
         page.remove(entry)
+        warn_about_others(speaker, page, target)
     tell(speaker, f"{entry.name} was removed from {target.path}", entry.name)
 
 
@@ -287,6 +290,14 @@ def warn_about_scram(speaker: Speaker, page: Page, scheme: str) -> None:
     before = {scheme_of(entry, Target(Path())) for entry in page.entries} - {"", "locked"}
     if len(before) == 1 and before <= _SCRAM and scheme not in before:
         speaker.note(f"{before.pop().upper()} is offered only while all accounts are kept so, and from now on they are not")
+
+
+def warn_about_others(speaker: Speaker, page: Page, target: Target) -> None:
+    """With one line that cannot be used, a file is not taken up: who was removed can still log in, who was added cannot."""
+    for entry in page.entries:
+        problem = _kept(entry, target)[1]
+        if problem:
+            speaker.note(f"{target.path}:{entry.number}: {problem}; until that is mended, a running gateway keeps the accounts it has")
 
 
 def tell(speaker: Speaker, text: str, user: str, scheme: str = "", password: str | None = None) -> None:

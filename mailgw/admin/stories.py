@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
@@ -118,6 +118,9 @@ class Stories:
 
     def about(self, what: str) -> list[Story]:
         """The stories of a reference, queue number, session or address, oldest first; empty if nothing is known."""
+        return sorted(self._about(what), key=lambda story: float(story.record["time"]))
+
+    def _about(self, what: str) -> list[Story]:
         match = _REFERENCE.match(what)
         if match:
             ref = match[1].upper()
@@ -128,7 +131,7 @@ class Stories:
             number = int(what)
             found = [one for one in self.entries(f'"message":{number}'.encode()) if one.get("message") == number]
             told = [one for one in found if "client" in one]
-            later = [one for one in found if "client" not in one]
+            later = _in_order(one for one in found if "client" not in one)
             return [Story(told[0] if told else later[0], later)] if found else []
         if "@" in what or what == "<>":
             wanted = Filter(address=what)
@@ -141,13 +144,13 @@ class Stories:
         message = record.get("message")
         if message is None:
             return Story(record)
-        later = [one for one in self.entries(f'"message":{message},'.encode()) if "client" not in one and one["message"] == message]
-        return Story(record, later)
+        told = self.entries(f'"message":{message},'.encode())
+        return Story(record, _in_order(one for one in told if "client" not in one and one["message"] == message))
 
     def matching(self, wanted: Filter) -> Iterator[Entry]:
         """All records and deliveries that the filter takes, in the order of time."""
         found = [one for one in self.entries(*wanted.needles()) if wanted.takes(one, self.key)]
-        yield from sorted(found, key=lambda one: float(one["time"]))
+        yield from _in_order(found)
 
     def follow(self, wanted: Filter, wait: Callable[[float], object] = time.sleep) -> Iterator[Entry]:
         """What is written from now on, as it comes, without an end."""
@@ -167,6 +170,11 @@ class Stories:
                 places[path] = places.get(path, 0) + len(whole)
                 yield from (one for one in _lines(whole, ()) if wanted.takes(one, self.key))
             wait(_POLL)
+
+
+def _in_order(entries: Iterable[Entry]) -> list[Entry]:
+    """By time: each process has files of its own, and one follows another in the same hour."""
+    return sorted(entries, key=lambda one: float(one["time"]))
 
 
 def _lines(data: bytes, needles: Sequence[bytes]) -> Iterator[Entry]:

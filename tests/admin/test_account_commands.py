@@ -137,6 +137,14 @@ def test_json():
     assert json.loads(say("remove", "staff", "zoe", "--json").stdout)["error"]["kind"] == "not-found"
 
 
+@pytest.mark.parametrize("words", ["add staff carol --generate", "passwd staff ben --generate", "remove staff anna"])
+def test_who_changes_a_file_that_is_not_taken_up_hears_of_it(place, words):
+    assert "keeps" not in say(*words.split()).stderr
+    (place / "users").write_text("no account\n" + FILE)
+    problem = f"{place / 'users'}:1: is no account: a line is USER:HASH; until that is mended, a running gateway keeps the accounts it has"
+    assert f"mailgw: {problem}\n" in say(*words.replace("carol", "dora").split()).stderr
+
+
 def test_a_generated_password_is_printed_once_and_alone(place):
     first, second = (say("add", "staff", user, "--generate", "--scheme", "bcrypt") for user in ("carol", "dora"))
     assert first.stdout != second.stdout

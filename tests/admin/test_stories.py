@@ -206,6 +206,20 @@ def test_following_passes_over_a_file_that_is_swept_meanwhile(state):
     assert next(Stories(records).follow(Filter(), more))["ref"] == "REF01"
 
 
+def test_what_several_processes_tell_stands_in_the_order_of_time(tmp_path):
+    number, when = count(), [400.0, 100.0, 300.0, 200.0]
+    later = ["delayed", "delivered"]
+    for name, times, event in [("2026-01-05T10-1-0000.jsonl", when[:2], later[1]), ("2026-01-05T10-2-0000.jsonl", when[2:], later[0])]:
+        lines = [
+            {"time": time, "event": "refused", "session": f"S{next(number)}", "client": {}, "sender": "anna@example.com"} for time in times
+        ]
+        lines.append({"time": times[0], "event": event, "message": 7, "recipient": "ben@example.org"})
+        (tmp_path / name).write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+    stories = Stories(tmp_path)
+    assert [story.record["time"] for story in stories.about("anna@example.com")] == sorted(when)
+    assert [one["event"] for one in stories.about("7")[0].later] == later
+
+
 def test_a_line_that_was_cut_off_is_passed_over(state):
     path = next((state / "records").glob("*.jsonl"))
     path.write_bytes(b'{"time": 1, "even\n' + path.read_bytes() + b'{"time": 1')
