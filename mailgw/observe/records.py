@@ -140,9 +140,10 @@ class Records:
 
     def _begin_file_if_needed(self) -> None:
         hour = int(self.clock.seconds() // 3600)
-        if self._file is not None and hour == self._hour and self._size < self.max_size // _PARTS:
+        if self._file is not None and hour == self._hour and self._size < self.max_size // _PARTS and self._is_there():
             return
         self._close_file()
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._sweep()
         stamp = f"{datetime.fromtimestamp(hour * 3600, UTC):%Y-%m-%dT%H}"
         while True:
@@ -155,11 +156,16 @@ class Records:
             self._path, self._hour, self._size = path, hour, 0
             return
 
+    def _is_there(self) -> bool:
+        """Whether nobody has removed our file, as another process does that makes room, and whoever tidies up."""
+        return os.fstat(self._file.fileno()).st_nlink > 0
+
     def _sweep(self) -> None:
         """Remove what is too old, and the oldest of what is too much."""
         too_old = self.clock.seconds() - self.keep
         left = self.max_size - self.max_size // _PARTS  # the file that begins now will need its part
-        for path, status in reversed(_with_status(record_files(self.folder))):
+        # By time and not by name: in one hour, the names of one process come before those of the other.
+        for path, status in sorted(_with_status(record_files(self.folder)), key=lambda one: one[1].st_mtime_ns, reverse=True):
             left -= status.st_size
             if left < 0 or status.st_mtime < too_old:
                 path.unlink(missing_ok=True)

@@ -263,6 +263,32 @@ def test_another_process_has_files_of_its_own(tmp_path):
     assert len(record_files(one.folder)) == 2
 
 
+def test_the_oldest_go_first_whichever_process_wrote_them(tmp_path, monkeypatch):
+    (one, _), (two, _) = records(tmp_path, max_size=64 * 1024), records(tmp_path, max_size=64 * 1024)
+    for process, kept in ((2, two), (1, one)):  # the names of the second come first
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        for _ in range(300):
+            kept.keep_record(a_record(message=process))
+            kept.write()
+    assert len(written(one)) > 200
+    assert {line["message"] for line in written(one)[:200]} == {1}
+    one.close()
+    two.close()
+
+
+def test_a_file_that_somebody_has_removed_is_begun_anew(tmp_path):
+    kept, _ = records(tmp_path)
+    for _ in range(2):
+        kept.keep_record(a_record())
+        kept.write()
+        assert len(written(kept)) == 1
+        record_files(kept.folder)[0].unlink()
+    kept.folder.rmdir()
+    kept.keep_record(a_record())
+    kept.close()
+    assert len(written(kept)) == 1
+
+
 def test_redaction_takes_local_parts_out_of_everything(tmp_path):
     kept, _ = records(tmp_path, redact="local-parts")
     no = reject("ann@example.com may not", evidence=(Evidence("list", "<ann@example.com> and others", ""),))
@@ -281,9 +307,10 @@ def test_redaction_takes_local_parts_out_of_everything(tmp_path):
 def test_a_disk_that_takes_nothing_costs_records_and_no_mail(tmp_path):
     kept, clock = records(tmp_path)
     kept.folder.rmdir()
+    kept.folder.touch()
     kept.keep_record(a_record())
     clock.advance(1)
-    kept.folder.mkdir()
+    kept.folder.unlink()
     kept.keep_record(a_record())
     clock.advance(1)
     kept.close()
