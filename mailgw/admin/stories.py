@@ -126,7 +126,7 @@ class Stories:
             ref = match[1].upper()
             found = [one for one in self.entries(f'"{ref}"'.encode()) if one.get("ref") == ref]
             if found:
-                return [self._with_later(one) for one in found]
+                return self._with_later(found)
         if _NUMBER.match(what):
             number = int(what)
             found = [one for one in self.entries(f'"message":{number}'.encode()) if one.get("message") == number]
@@ -135,17 +135,19 @@ class Stories:
             return [Story(told[0] if told else later[0], later)] if found else []
         if "@" in what or what == "<>":
             wanted = Filter(address=what)
-            return [self._with_later(one) for one in self.entries() if "client" in one and wanted.takes(one, self.key)]
+            return self._with_later([one for one in self.entries() if "client" in one and wanted.takes(one, self.key)])
         session = what.upper()
-        found = [one for one in self.entries(f'"session":"{session}"'.encode()) if "client" in one]
-        return [self._with_later(one) for one in found]
+        return self._with_later([one for one in self.entries(f'"session":"{session}"'.encode()) if "client" in one])
 
-    def _with_later(self, record: Entry) -> Story:
-        message = record.get("message")
-        if message is None:
-            return Story(record)
-        told = self.entries(f'"message":{message},'.encode())
-        return Story(record, _in_order(one for one in told if "client" not in one and one["message"] == message))
+    def _with_later(self, records: Sequence[Entry]) -> list[Story]:
+        """The files are read once for all of them: an address may have thousands."""
+        later: dict[int, list[Entry]] = {one["message"]: [] for one in records if "message" in one}
+        if later:
+            number = f"{next(iter(later))}," if len(later) == 1 else ""
+            for one in self.entries(f'"message":{number}'.encode()):
+                if "client" not in one and one["message"] in later:
+                    later[one["message"]].append(one)
+        return [Story(one, _in_order(later.get(one.get("message", 0), ()))) for one in records]
 
     def matching(self, wanted: Filter) -> Iterator[Entry]:
         """All records and deliveries that the filter takes, in the order of time."""
