@@ -34,7 +34,9 @@ def open_store(folder: Path, server: Server, reactor: Any, journal: Journal, bas
         if is_there:
             _log.warn("there is room for new mail again in {folder}", folder=folder)
         else:
-            journal.note(Fault("", "store", f"new mail is refused: less than min_free is free on the file system of {folder}"))
+            gone = f"queue.db was removed from {folder}, or replaced: bring it back, or restart mailgw, which begins with what is there"
+            why = gone if store.room.is_gone else f"less than min_free is free on the file system of {folder}"
+            journal.note(Fault("", "store", f"new mail is refused: {why}"))
 
     def tell_damage(what: str) -> None:
         _log.critical("THE QUEUE IS DAMAGED: {what}", what=what)

@@ -152,7 +152,9 @@ def readable(data: Any, now: float, key: str = "") -> Any:
     if key == "uptime":
         return readable_age(data)
     if key == "room" and isinstance(data, int):
-        return readable_size(data)
+        return readable_size(data) if data >= 0 else f"none, {readable_size(-data)} too little"
+    if key == "damage":
+        return data or "none"
     if key in MOMENTS and isinstance(data, int | float):
         return f"in {readable_age(data - now)}" if data > now else f"{readable_age(now - data)} ago"
     return "-" if data is None else data

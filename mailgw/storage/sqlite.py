@@ -61,7 +61,7 @@ class SqliteStore:
     """The durable queue in a state folder; make it with `open`."""
 
     def __init__(self, folder: Folder, database: sqlite3.Connection, reactor: IReactorFromThreads, min_free: int = 0) -> None:
-        self.room = Room(folder.path, min_free)
+        self.room = Room(folder.path, min_free, folder.database)
         self._folder = folder
         self._database = database
         self._reactor = reactor
@@ -149,6 +149,8 @@ class SqliteStore:
         light = isinstance(content.original, bytes)
         # A file has been claimed as it came. What is written now goes through the log, and from there to its place.
         if not self.room.claim(_ROW + 2 * len(content.original) if isinstance(content.original, bytes) else _ROW):
+            if self.room.is_gone:
+                raise StoreFull(f"{self._folder.database} has been removed or replaced")
             raise StoreFull(f"{self._folder.path}: less than the {self.room.reserve} octets of min_free are left")
         return await self._writer.submit(self._put, (envelope, content, recipients, hold), self._unheard_put, light)
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from conftest import NOW, ONE, TWO, fill
 
 from mailgw.admin import whereabouts
-from mailgw.admin.cli import main
+from mailgw.admin.cli import main, readable
 from mailgw.admin.speaking import Speaker
 from mailgw.admin.tables import Column, Printer, readable_age, readable_size, tame
 from mailgw.interfaces import StoreUnavailable
@@ -237,6 +237,11 @@ def test_an_order_must_say_what_it_means(place, daemon, bench, words):
     assert result.exit_code == 2
     assert "nothing is selected" in result.stderr or "--all means the whole queue" in result.stderr
     assert len(bench.states()) == 4
+
+
+def test_status_of_a_store():
+    assert readable({"room": 3 * 2**20, "damage": ""}, NOW) == {"room": "3.0 MiB", "damage": "none"}
+    assert readable({"room": -3 * 2**20, "damage": "torn"}, NOW) == {"room": "none, 3.0 MiB too little", "damage": "torn"}
 
 
 def test_status(place, daemon):

@@ -330,6 +330,29 @@ def test_a_disk_without_files_is_full(tmp_path, monkeypatch):
     assert not Room(tmp_path).has(0)
 
 
+@pytest.mark.parametrize("is_replaced", [False, True], ids=["removed", "replaced"])
+def test_nothing_new_is_taken_into_a_database_that_is_gone(tmp_path, pump, is_replaced):
+    told, now, folder = [], [0.0], tmp_path / "state"
+    store = SqliteStore.open(folder, pump)
+    store.room.seconds, store.room.tell = lambda: now[0], told.append
+    [put] = put_all(store, pump, 1)
+    folder.rename(tmp_path / "aside")
+    if is_replaced:
+        folder.mkdir()
+        (folder / "queue.db").touch()
+    now[0] = 1.0
+    with pytest.raises(StoreFull, match="removed or replaced"):
+        put_all(store, pump, 1)
+    assert (told, store.room.left) == ([False], 0)
+    assert pump.run(store.settle(delivered(put))) == ()  # what is here still goes out
+    shutil.rmtree(folder, ignore_errors=True)
+    (tmp_path / "aside").rename(folder)
+    now[0] = 2.0
+    assert len(put_all(store, pump, 1)) == 1
+    assert told == [False, True]
+    pump.run(store.close())
+
+
 def test_new_mail_leaves_the_reserve_to_what_becomes_of_the_old(tmp_path, pump):
     store = SqliteStore.open(tmp_path, pump)
     puts = put_all(store, pump, 3)
