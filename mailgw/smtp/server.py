@@ -107,7 +107,7 @@ class ServerEngine:
 
     def greet(self, reply: Reply) -> None:
         """Say the greeting, or refuse the session with a 4yz or 5yz."""
-        self._out.append(reply.wire)
+        self._out.append(self._at_the_end(reply).wire)
 
     def next_event(self) -> Event | None:
         """The next event, or None until more arrives."""
@@ -216,9 +216,13 @@ class ServerEngine:
 
     def close(self, reply: Reply) -> Closing:
         """Say ``reply``, a 421 or 521, and take nothing more."""
-        self._out.append(reply.wire)
+        self._out.append(self._at_the_end(reply).wire)
         self._closing = True
         return Closing(reply)
+
+    def _at_the_end(self, reply: Reply) -> Reply:
+        # Of a session that is refused or closed, the one 4yz is 421 (RFC 5321 §3.8).
+        return Reply(421, f"4{reply.enhanced[1:]}", reply.text) if self._settings.soft_bounce and reply.is_permanent else reply
 
     def _say(self, reply: Reply) -> None:
         if reply.code >= 400:

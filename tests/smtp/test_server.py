@@ -156,6 +156,15 @@ def test_soft_bounce_makes_every_5yz_a_4yz():
     hear(made, b"MAIL FROM:<a@example.com>")
     made.answer(Reply(550, "5.7.1", "no"))
     assert made.take_output() == b"450 4.7.1 no\r\n"
+    made.receive(b"BDAT x\r\n")
+    assert isinstance(made.next_event(), Closing)
+    assert made.take_output() == b"421 4.5.4 syntax: BDAT size [LAST]\r\n"
+
+
+def test_soft_bounce_refuses_no_session_for_good():
+    made = ServerEngine(ServerSettings(hostname="mx.example.org", soft_bounce=True))
+    made.greet(Reply(554, "5.7.1", "no"))
+    assert made.take_output() == b"421 4.7.1 no\r\n"
 
 
 def test_limits_are_said():
