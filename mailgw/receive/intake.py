@@ -11,6 +11,7 @@ from mailgw.values.content import Content
 __all__ = ["ENDLESS", "IN_MEMORY", "NO_ROOM", "Intake", "Memory", "Room"]
 
 IN_MEMORY = 256 * 1024  # octets of one message; what is larger goes to the disk as it comes
+_MOST_PIECES = 256  # of one message in memory: a piece of two octets takes fifty, which nobody counts
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -64,6 +65,8 @@ class Intake:
         self._size += len(data)
         if self._file < 0:
             self._pieces.append(data)
+            if len(self._pieces) == _MOST_PIECES:
+                self._pieces = [b"".join(self._pieces)]
             self._held += len(data)
             self._memory.left -= len(data)
             if self._size <= IN_MEMORY and self._memory.left >= 0:

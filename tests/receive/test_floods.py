@@ -1,5 +1,6 @@
 """Clients that are too many, too slow, too fast, or do not listen: each hears why, ends, and costs little while it lasts."""
 
+import tracemalloc
 from ipaddress import ip_network
 
 import pytest
@@ -375,3 +376,16 @@ def test_memory_comes_back_however_a_message_ends(tmp_path):
             intake.discard()
             assert memory.left == 1000
     assert list(tmp_path.iterdir()) == []
+
+
+def test_small_pieces_take_not_much_more_memory_than_they_hold(tmp_path):
+    intake = Intake(tmp_path)
+    tracemalloc.start()
+    try:
+        for number in range(50_000):
+            intake.write(b"%02d" % (number % 100))
+        assert tracemalloc.get_traced_memory()[1] < 3 * 100_000
+    finally:
+        tracemalloc.stop()
+    content = intake.content()
+    assert content.read() == b"".join(b"%02d" % number for number in range(100)) * 500
