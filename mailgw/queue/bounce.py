@@ -103,6 +103,7 @@ def compose(
     if returned:
         parts.append(returned)
     boundary = _boundary(parts, randomness)
+    is_ascii = all(part.isascii() for part in parts)
     head = "".join(
         (
             f"From: Mail Delivery System <MAILER-DAEMON@{hostname}>\r\n",
@@ -113,7 +114,7 @@ def compose(
             "Auto-Submitted: auto-replied\r\n",  # RFC 3834 §5
             "MIME-Version: 1.0\r\n",
             f'Content-Type: multipart/report; report-type=delivery-status;\r\n boundary="{boundary}"\r\n',
-            "\r\n",
+            "\r\n" if is_ascii else "Content-Transfer-Encoding: 8bit\r\n\r\n",  # RFC 2045 §6.4: as its parts
         )
     ).encode()
     delimiter = f"--{boundary}\r\n".encode()
@@ -122,7 +123,7 @@ def compose(
         Envelope(
             sender=NULL,
             arrived=now,
-            body="7BIT" if body.isascii() else "8BITMIME",
+            body="7BIT" if is_ascii else "8BITMIME",
             smtputf8=not head.isascii(),
             requiretls=envelope.requiretls,
             session=envelope.session,

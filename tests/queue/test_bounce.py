@@ -45,6 +45,7 @@ def parse(made):
     assert made.envelope.body == ("7BIT" if raw.isascii() else "8BITMIME")
     message = email.message_from_bytes(raw)
     assert not message.defects
+    assert message["Content-Transfer-Encoding"] == (None if raw.isascii() else "8bit")
     assert message.get_content_type() == "multipart/report"
     assert message.get_param("report-type") == "delivery-status"
     parts = message.get_payload()
