@@ -140,7 +140,7 @@ class Queue:
 
 
 def left_over(server: Server) -> list[int]:
-    """The parts with mail in them whose workers are no more, because there are fewer today."""
+    """The parts with mail in them whose workers are no more, because there are fewer today. Raises OSError."""
     return [number for number in parts_in(server.state) if number > server.processes and has_mail(server.state, number)]
 
 

@@ -164,11 +164,11 @@ class MailGateway(Service):
         configuration, reactor = self._configuration, self._reactor
         self._timekeeper.start()
         self._write_log = quicken(reactor, who=f"worker={self._post.number} " if self._post else "")
-        others = left_over(configuration.server)
-        self._queue.divide(configuration.server.processes + len(others))
         try:
+            others = left_over(configuration.server)
+            self._queue.divide(configuration.server.processes + len(others))
             own = self._queue.take_own(self._patience, *([self._post.is_orphaned] if self._post else []))
-        except StoreUnavailable as problem:
+        except (StoreUnavailable, OSError) as problem:
             give_up(f"the queue in {configuration.server.state} cannot be opened: {problem}")
         store, dispatcher = own.store, own.dispatcher
         self._memory.open()

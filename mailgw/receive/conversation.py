@@ -400,7 +400,7 @@ class Conversation:
             await self._refuse("data", Ruling("content", event.problem))
         elif transaction.disk_trouble:
             trouble = transaction.disk_trouble
-            await self._refuse("data", Ruling("store", _FULL if trouble.errno in NO_ROOM else _TROUBLE, repr(trouble)))
+            await self._refuse("data", Ruling("store", _FULL if trouble.errno in NO_ROOM else _TROUBLE, str(trouble)))
         else:
             await self._take(transaction, transaction.intake, event.is_ascii)
         self._drop_transaction()
@@ -415,7 +415,7 @@ class Conversation:
                 await self._refuse("data", Ruling("hops", _LOOP))
                 return
         except OSError as problem:
-            await self._refuse("data", Ruling("store", _TROUBLE, repr(problem)))
+            await self._refuse("data", Ruling("store", _TROUBLE, str(problem)))
             return
         if reception.rules.content:
             facts = transaction.facts(self._client, content, now)
@@ -443,7 +443,7 @@ class Conversation:
             if starts_folded(content):
                 added += b"\r\n"  # white space at the very beginning would continue our own field: it becomes body
         except OSError as problem:
-            await self._refuse("data", Ruling("store", _TROUBLE, repr(problem)))
+            await self._refuse("data", Ruling("store", _TROUBLE, str(problem)))
             return
         content = Content(content.original, content.original_size, added)
         if findings.tags:

@@ -136,9 +136,9 @@ class Outcome:
 _DELIVERED = Reply(250, "2.0.0", "delivered")
 
 
-def delivered(reply: Reply = _DELIVERED, peer: str = "", handed: Handed = Handed.MAILBOX) -> Outcome:
-    """It is in other hands now."""
-    return Outcome(Fate.DELIVERED, reply, peer, handed)
+def delivered(reply: Reply | str = _DELIVERED, peer: str = "", handed: Handed = Handed.MAILBOX) -> Outcome:
+    """It is in other hands now; a text becomes a 250 2.0.0 reply of our own."""
+    return Outcome(Fate.DELIVERED, Reply(250, "2.0.0", reply) if isinstance(reply, str) else reply, peer, handed)
 
 
 def later(reply: Reply | str, peer: str = "", unreachable: bool = False, retry_after: float | None = None) -> Outcome:

@@ -114,7 +114,10 @@ class Workers(Service):
         self._timekeeper.start()
         self._write_log = quicken(self._reactor)
         self._desk.began = self._reactor.seconds()
-        self._duties.parts += left_over(self._server)
+        try:
+            self._duties.parts += left_over(self._server)
+        except OSError as problem:
+            give_up(f"the queue in {self._server.state} cannot be opened: {problem}")
         socket = self._admin_settings.socket
         if max(worker.socket_length for worker in self._workers.values()) > _LONGEST:
             give_up(f"{socket}: the sockets of workers beside the admin socket would have paths of more than {_LONGEST} octets")

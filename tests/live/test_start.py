@@ -96,6 +96,18 @@ def test_a_state_folder_that_is_taken(tmp_path):
     assert "Traceback" not in answer.stderr + answer.stdout
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_state_folder_that_cannot_be_read(tmp_path, workers):
+    gateway = gateway_in(tmp_path, REST, server=f"workers = {workers}")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "queue.db").symlink_to("x" * 300)  # also root cannot look there
+    answer = twistd(tmp_path, gateway.file)
+    assert answer.returncode == 1
+    assert f"mailgw does not start: the queue in {tmp_path}/state cannot be opened: " in answer.stderr
+    assert "File name too long" in answer.stderr
+    assert "Traceback" not in answer.stderr + answer.stdout
+
+
 @pytest.mark.parametrize(
     ("plugin", "stage"), [("Raises", "mail"), ("Hangs", "rcpt"), ("Nonsense", "data")], ids=["raises", "hangs", "answers nonsense"]
 )

@@ -75,6 +75,12 @@ def test_attempts(outcome, age, event):
     assert state_of(store) is STATES[State.WAITING][event]
 
 
+@pytest.mark.parametrize("made", [delivered, later, never, unknown])
+def test_a_text_becomes_a_reply(made):
+    reply = made("in these words").reply
+    assert (reply.text, reply.code // 100) == ("in these words", {"delivered": 2, "never": 5}.get(made.__name__, 4))
+
+
 def test_a_lost_lease():
     store = InProcessStore()
     put = run(store.put(an_envelope(), Content.of(MESSAGE), [(Recipient(an_address("anna@example.org")), HERE)]))
