@@ -10,6 +10,7 @@ __all__ = ["summary", "tell"]
 
 _STAGES = {"connect": "before the greeting", "auth": "at AUTH", "mail": "at MAIL", "rcpt": "at RCPT", "data": "at the end of the content"}
 _SAYS_NO = ("reject", "defer", "discard", "quarantine")
+_DECIDES = {"held": ("quarantine",), "discarded": ("discard",)}  # by event; else all of the above
 Entry = Mapping[str, Any]
 
 
@@ -57,10 +58,21 @@ def tell(story: Story) -> Iterator[str]:
     yield from _later(story.later)
 
 
+def _decisive(entry: Entry) -> Entry | None:
+    """What was said that decided. Nobody is named who has thrown a message away where recipients were thrown away one by one."""
+    by, verdicts = entry.get("by", ""), _DECIDES.get(entry["event"], _SAYS_NO)
+    for said in reversed(entry.get("asked", ())):
+        is_meant = said["policy"] == by or (not by and entry["event"] == "discarded" and not said.get("observed"))
+        if is_meant and said["verdict"] in verdicts:
+            decisive: Entry = said
+            return decisive
+    return None
+
+
 def _headline(entry: Entry) -> Iterator[str]:
     number = f" as message {entry['message']}" if "message" in entry else ""
     when, stage = _when(entry["time"]), _STAGES.get(entry["stage"], entry["stage"])
-    name = entry.get("by", "")
+    name = entry.get("by") or (_decisive(entry) or {}).get("policy", "")
     by = f" by {name}" if '"' in name else f' by "{name}"' if name else ""
     match entry["event"]:
         case "refused":
@@ -78,15 +90,14 @@ def _headline(entry: Entry) -> Iterator[str]:
 
 def _grounds(entry: Entry) -> Iterator[str]:
     """The rule, the facts, and what would have to be different."""
-    by, asked = entry.get("by", ""), entry.get("asked", ())
-    one = next((said for said in reversed(asked) if said["policy"] == by and (said["verdict"] in _SAYS_NO or said.get("fault"))), None)
+    by, one = entry.get("by", ""), _decisive(entry)
     if one is not None:
-        yield f"rule       {by}, {one['where']}" if one["where"] else f"rule       {by}"
+        yield f"rule       {one['policy']}, {one['where']}" if one["where"] else f"rule       {one['policy']}"
         if one.get("fault"):
             yield f"trouble    {one['fault']}"
             yield "otherwise  an answer; on_error in its table says what follows where there is none"
-        elif entry.get("why") and entry["why"] not in entry.get("reply", ""):  # not what is said above already
-            yield f"because    {entry['why']}"
+        elif (why := entry.get("why") or one.get("why")) and why not in entry.get("reply", ""):  # not what is said above already
+            yield f"because    {why}"
         for name, value, source in one.get("evidence", ()):
             yield f"fact       {name}: {value}" + (f"  ({source})" if source else "")
         if one.get("remedy"):
@@ -146,12 +157,13 @@ def _ways(entry: Entry) -> Iterator[str]:
 
 
 def _asked(entry: Entry) -> Iterator[str]:
+    decisive = _decisive(entry)
     for said in entry.get("asked", ()):
         about = f" about {said['recipient']}" if said.get("recipient") else ""
         observed = ", only observed" if said.get("observed") else ""
         where = said["where"] or "built in"
         yield f"asked      {said['policy']} at {said['stage']}{about}: {said['verdict']}{observed}, {said['ms']} ms  ({where})"
-        if said["policy"] != entry.get("by") or said["verdict"] not in _SAYS_NO:  # else it is told above
+        if said is not decisive:  # which is told above
             text = said.get("fault") or said.get("why")
             if text and text != said["policy"]:
                 yield f"             {text}"

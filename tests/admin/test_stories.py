@@ -1,6 +1,7 @@
 """Why was that? Records found again and told, by the real command over real files."""
 
 import json
+import shutil
 from itertools import count
 
 import pytest
@@ -8,8 +9,9 @@ from click.testing import CliRunner
 from twisted.internet.task import Clock
 
 from mailgw.admin.cli import main
+from mailgw.admin.explaining import tell
 from mailgw.admin.stories import Filter, Stories
-from mailgw.api import Evidence, proceed, quarantine, reject
+from mailgw.api import Evidence, discard, proceed, quarantine, reject
 from mailgw.journal import Bounced, Delayed, Delivered
 from mailgw.observe.records import Records
 from mailgw.policies.relay import Permit
@@ -206,6 +208,15 @@ def test_following_passes_over_a_file_that_is_swept_meanwhile(state):
     assert next(Stories(records).follow(Filter(), more))["ref"] == "REF01"
 
 
+@pytest.mark.parametrize("words", [["explain", "REF01"], ["log"], ["policy", "report", "colour"]], ids=" ".join)
+def test_records_that_cannot_be_read(state, words):
+    shutil.rmtree(state / "records")
+    (state / "records").symlink_to("x" * 300)  # also root cannot look there
+    said = mailgw(state, *words)
+    assert (said.exit_code, said.stdout) == (3, "")
+    assert said.stderr == f"mailgw: {state}/records: File name too long; run mailgw as the daemon's user, or as root\n"
+
+
 def test_what_several_processes_tell_stands_in_the_order_of_time(tmp_path):
     number, when = count(), [400.0, 100.0, 300.0, 200.0]
     later = ["delayed", "delivered"]
@@ -265,3 +276,35 @@ def test_addresses_are_found_however_they_are_spelled(tmp_path, wanted, expected
     kept.note(Delivered("S", 1, "ben@example.org", "g", "p", Reply(250, "2.0.0", "ok"), 0.0))
     kept.close()
     assert len(list(Stories(tmp_path).matching(wanted))) == expected
+
+
+class Doorman:
+    """Says about each recipient what its name is."""
+
+    def check_recipient(self, facts):
+        name = facts.recipient.local_part
+        grounds = (Evidence("name", name, "the door"),)
+        return {"hold": quarantine, "discard": discard}.get(name, lambda why, **_: proceed())(f"{name} is on the door", evidence=grounds)
+
+
+@pytest.mark.parametrize(
+    ("recipients", "told"),
+    [
+        pytest.param(["discard"], ['Accepted and thrown away by "doorman"', "because    discard is on the door"], id="discarded"),
+        pytest.param(["hold", "discard"], ['held by "doorman"', "because    hold is on the door"], id="held first"),
+        pytest.param(["discard", "hold"], ['held by "doorman"', "because    hold is on the door"], id="held last"),
+        pytest.param(["ben", "discard"], ["Accepted as message"], id="one of two"),
+    ],
+)
+def test_what_was_said_about_one_recipient_does_not_hide_the_others(tmp_path, recipients, told):
+    kept = Records(tmp_path / "records", Clock(), 1e12, 2**24)
+    server = MemoryServer(permits=[OURS], record=kept.keep_record)
+    server.follow(Rules(relay=(Asked("ours", OURS),), recipient=(Asked("doorman", Doorman(), where="mailgw.toml:7"),)))
+    talk = server.connect()
+    for step in ["EHLO c", "MAIL FROM:<a@example.com>", *(f"RCPT TO:<{name}@example.org>" for name in recipients), "DATA", b"x\r\n.\r\n"]:
+        talk.say(step)
+    kept.close()
+    [story] = Stories(tmp_path / "records").about("a@example.com")
+    output = "\n".join(tell(story))
+    assert [line for line in told if line not in output] == []
+    assert [name for name in recipients if name != "ben" and f"name: {name}  (the door)" not in output] == []
