@@ -8,7 +8,7 @@ from types import coroutine
 from typing import Any, Literal
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
@@ -135,8 +135,11 @@ class Asker:
             problem = f"cannot be answered at {stage}: {caught}"
             self.journal.note(Fault(client.session, asked.name, problem))
         except Exception as caught:
-            problem = f"failed at {stage}: {caught!r}"
-            self.journal.note(Fault(client.session, asked.name, problem, format_exc()))
+            if isinstance(caught, TimeoutError) and clock.seconds() - began >= asked.timeout:  # nor here: the time is over
+                problem, trace = f"gave no answer at {stage} within {asked.timeout:g} s", ""
+            else:
+                problem, trace = f"failed at {stage}: {caught!r}", format_exc()
+            self.journal.note(Fault(client.session, asked.name, problem, trace))
         else:
             if not isinstance(decision, Decision):
                 problem = f"answered {decision!r} at {stage}, which is no decision"

@@ -104,6 +104,8 @@ def test_the_time_limit_of_a_policy_is_its_own():
     assert talk.heard() == ""
     server.clock.advance(0.2)
     assert talk.heard().startswith("451 4.3.0")
+    [fault] = server.notes.of(Fault)
+    assert (fault.problem, fault.traceback) == ("gave no answer at mail within 5 s", "")
 
 
 @pytest.mark.parametrize("stage", ["mail", "rcpt", "data"])
