@@ -42,6 +42,8 @@ def parse_domain(text: str) -> str:
     """
     if text.startswith("["):
         return _parse_literal(text)
+    if len(text) > MAX_DOMAIN:  # before it costs anything: internationalized names take long
+        raise BadAddress("domain is longer than 255 octets")
     domain = text.lower()
     if not domain.isascii():
         try:

@@ -92,6 +92,7 @@ def test_reads(text, local_part, domain):
         pytest.param("a@\ud800.example", "internationalized", id="surrogate in a domain"),
         pytest.param("a@[]", "address literal", id="empty literal"),
         pytest.param("a@ex\u2028ample.org", "internationalized", id="line separator in a domain"),
+        pytest.param(f"a@{'ü' * 256}", "longer than 255", id="internationalized name of 256 characters"),
         pytest.param("a\x85b@example.org", "cannot be printed", id="control character beyond ASCII"),
         pytest.param("a\u2028b@example.org", "cannot be printed", id="line separator"),
         pytest.param('"a\u202eb"@example.org', "cannot be printed", id="quoted, the direction of writing turned"),
