@@ -165,8 +165,12 @@ def _with_tls(configuration: Configuration) -> list[Listener]:
 def _check_folder(folder: Path, at: Place, report: Report) -> None:
     """It can be written to, or it can be made."""
     nearest = folder
-    while not nearest.exists() and nearest != nearest.parent:
-        nearest = nearest.parent
+    try:
+        while not nearest.exists() and nearest != nearest.parent:
+            nearest = nearest.parent
+    except OSError as problem:
+        report.error(at, f"{nearest} cannot be looked at, as this user: {problem.strerror}")
+        return
     if not nearest.is_dir():
         report.error(at, f"{nearest} is not a folder")
     elif not os.access(nearest, os.W_OK | os.X_OK):

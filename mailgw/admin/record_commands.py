@@ -1,5 +1,6 @@
 """``mailgw explain``, ``mailgw log``, ``mailgw policy report``: why was that?"""
 
+import os
 import sys
 import time
 from collections import Counter
@@ -25,9 +26,14 @@ def stories_of(speaker: Speaker) -> Stories:
     if state is None:
         raise speaker.failed("configuration", "the state folder is not known; say --config FILE")
     folder = state / "records"
-    if not folder.is_dir():
-        raise speaker.failed("not-found", f"there are no decision records in {folder}")
-    return Stories(folder)
+    try:
+        if not folder.is_dir():
+            raise speaker.failed("not-found", f"there are no decision records in {folder}")
+        os.scandir(folder).close()  # else a folder that may not be read would look empty
+        return Stories(folder)
+    except OSError as problem:
+        remedy = "run mailgw as the daemon's user, or as root"
+        raise speaker.failed("unavailable", f"{problem.filename}: {problem.strerror}; {remedy}") from None
 
 
 @click.command()

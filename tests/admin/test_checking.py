@@ -132,6 +132,13 @@ def test_a_state_that_is_a_file(folder: Path) -> None:
     ]
 
 
+def test_a_state_that_cannot_be_looked_at(folder: Path) -> None:
+    (folder / "state").symlink_to("x" * 300)  # also root cannot look there
+    assert checked(folder)[1] == [
+        "DIR/mailgw.toml:3: [server] state: DIR/state cannot be looked at, as this user: File name too long",
+    ]
+
+
 def test_what_nobody_uses(folder: Path) -> None:
     policy = '[policy.p]\ntype = "list"\npath = "/dev/null"\n'
     more = policy + '[gateway.g]\ntype = "discard"\n[listen.second]\nkind = "relay"\nendpoint = "tcp:26"\n'

@@ -197,6 +197,14 @@ def test_what_policies_remember_is_read_and_left_alone(place):
     assert "memory.db cannot be read" in told.stderr
 
 
+def test_a_memory_that_cannot_be_looked_at(place):
+    folder = place()
+    (folder / "state" / "memory.db").symlink_to("x" * 300)  # also root cannot look there
+    told = say(folder, *STRANGER, "--rcpt-to", "ben@example.org")
+    assert told.exit_code == 3
+    assert "memory.db cannot be read: File name too long" in told.stderr
+
+
 def test_nobody_is_called_and_the_trouble_is_shown(place):
     asked = '[[route]]\nto = "asked.example.org"\ngateway = "asked"\nrecipients = { type = "verify-recipient" }'
     folder = place(rest=f'{asked}\n[gateway.asked]\ntype = "smarthost"\naddress = "127.0.0.1:9"\n')
