@@ -7,9 +7,16 @@ from attrs import evolve
 
 from mailgw.values.decision import Decision, Evidence, Verdict, defer, discard, proceed, quarantine, reject
 
-__all__ = ["Action", "act", "together"]
+__all__ = ["Action", "act", "plain", "together"]
 
 Action = Literal["reject", "defer", "quarantine", "discard", "tag", "pass"]
+
+
+def plain(text: str) -> str:
+    """A text for the peer, as it is. Raises ValueError for one that a reply cannot carry (RFC 5321 §4.2)."""
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError(f'"{text}": the text must be plain ASCII, as replies are')
+    return text
 
 
 def act(

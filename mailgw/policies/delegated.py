@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from mailgw.given import given
 from mailgw.interfaces import IClientPolicy, IContentPolicy, IDialer, IRecipientPolicy, IResolver, ISenderPolicy, LookupFailed
-from mailgw.policies.action import together
+from mailgw.policies.action import plain, together
 from mailgw.policies.policy_server import PolicyServer
 from mailgw.policies.reverse_name import reverse_name
 from mailgw.values.address import Address
@@ -59,7 +59,7 @@ class Delegated:
     """Where it listens: ``"unix:/run/postgrey/socket"`` or ``"127.0.0.1:10023"``."""
     ask: list[Literal["connect", "mail", "rcpt", "data", "end-of-message"]] = field(factory=lambda: ["rcpt"], validator=_several)
     """When it is asked. At "data" and "end-of-message" the whole message is here already; the difference is what it is told."""
-    text: str = "access denied"
+    text: str = field(default="access denied", converter=plain)
     """What the client hears where the server refuses and gives no text."""
     look_up_names: bool = True
     """Whether the client's reverse name is looked up for it; without, it hears "unknown"."""

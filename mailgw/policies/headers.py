@@ -9,7 +9,7 @@ from attrs import Factory, field, frozen
 from zope.interface import implementer
 
 from mailgw.interfaces import IContentPolicy
-from mailgw.policies.action import Action, act, together
+from mailgw.policies.action import Action, act, plain, together
 from mailgw.policies.encoded_words import decoded
 from mailgw.policies.originators import Unreadable, fields_of
 from mailgw.values.decision import Decision, Evidence, proceed
@@ -61,6 +61,7 @@ class FieldRule:
     )
 
     def __attrs_post_init__(self) -> None:
+        plain(self.text)
         if self.field != _ALL:
             _names([self.field])
 

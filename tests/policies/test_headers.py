@@ -115,6 +115,11 @@ def test_bad_names(options, text):
         Headers(**options)
 
 
+def test_a_text_that_no_reply_can_carry():
+    with pytest.raises(ValueError, match='"kein Ümlaut": the text must be plain ASCII'):
+        FieldRule("Subject", "x", text="kein Ümlaut")
+
+
 @pytest.mark.parametrize(("pattern", "why"), [("(a", "missing \\)"), (r"(a)\1", "invalid escape"), ("a(?=b)", "invalid perl operator")])
 def test_bad_expressions(pattern, why):
     with pytest.raises(ValueError, match=f"is no regular expression of RE2: {why}"):
