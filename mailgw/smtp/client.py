@@ -125,6 +125,8 @@ class ClientSession:
         """RFC 5321 §3.8: 421 ends the session, whatever was asked."""
         self.is_over = True
         self._awaited.clear()
+        # What came in one piece with the 354: no content is wanted any more.
+        self._events = [event for event in self._events if not isinstance(event, ContentWanted)]
         if self._transaction:
             self._finish(later(reply, self._peer))
         elif self._asking:

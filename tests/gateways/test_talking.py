@@ -10,6 +10,7 @@ from mailgw.gateways.talking import Talk
 from mailgw.smtp.client import ClientSession
 from mailgw.smtp.framing import Nature
 from mailgw.testing.facts import a_shipment
+from mailgw.values.delivery import Fate
 
 
 class Socket(FileDescriptor):
@@ -34,6 +35,8 @@ class Socket(FileDescriptor):
     def loseConnection(self, *_: Any) -> None:  # noqa: N802
         pass
 
+    abortConnection = loseConnection  # noqa: N815
+
 
 @pytest.mark.parametrize("room", [0, 1, 30, 90, 120, 100_000])
 def test_what_waits_is_not_overtaken(room: int) -> None:
@@ -52,3 +55,17 @@ def test_what_waits_is_not_overtaken(room: int) -> None:
         return socket.sent + b"".join(socket.later)
 
     assert wire(room) == wire(10**9)
+
+
+@pytest.mark.parametrize("last", ["554 5.7.1 no", "421 4.3.2 bye", "250 what"])
+def test_a_server_that_takes_its_354_back_in_the_same_breath_is_answered_for(last: str) -> None:
+    """Else the recipients would stay leased until the time for the whole attempt is up."""
+    talk = Talk(ClientSession("us.example"), Clock(), None, 30.0, lambda _: None)
+    talk.makeConnection(Socket(100_000))  # type: ignore[arg-type]
+    talk.dataReceived(b"220 hi\r\n")
+    talk.dataReceived(b"250-mx\r\n250 PIPELINING\r\n")
+    finished = talk.hand_over(a_shipment(), Nature())
+    talk.dataReceived(f"250 ok\r\n250 ok\r\n354 go\r\n{last}\r\n".encode())
+    assert finished.called
+    (outcome,) = finished.result.outcomes.values()
+    assert outcome.fate is (Fate.NEVER if last.startswith("554") else Fate.LATER)
