@@ -132,8 +132,8 @@ def _keys_in(said: Mapping[str, Any]) -> Sequence[Key]:
         raise AccountsUnavailable("it holds no set of keys")
     keys = []
     for jwk in found[:_MOST_KEYS]:
-        # A symmetric key in a public place is no secret: whoever reads it could sign.
-        if isinstance(jwk, Mapping) and jwk.get("kty") in ("RSA", "EC", "OKP") and jwk.get("use", "sig") == "sig":
+        # A symmetric or private key ("d") in a public place is no secret: whoever reads it could sign.
+        if isinstance(jwk, Mapping) and jwk.get("kty") in ("RSA", "EC", "OKP") and "d" not in jwk and jwk.get("use", "sig") == "sig":
             keys.append(Key(str(jwk.get("kid", "")), str(jwk.get("alg", "")), jwk))
     if not keys:
         raise AccountsUnavailable("it holds no key that signs")

@@ -199,6 +199,7 @@ KEYS = {
         jwk(SMALL, "small"),
         jwk(OTHER, "enc", use="enc"),
         {"kty": "oct", "kid": "oct", "k": base64.urlsafe_b64encode(b"0" * 32).decode()},
+        {**json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(OTHER)), "kid": "private"},
         "nonsense",
     ]
 }
@@ -260,6 +261,7 @@ FORGED = {
     "None": unsigned("None"),
     "HS256 with the public key": signed_with_the_public_key("HS256"),
     "HS256 with a symmetric key of the set": jwt.encode(SAYS, b"0" * 32, "HS256", headers={"kid": "oct"}),
+    "a private key that everybody can read": token(OTHER, header={"kid": "private"}),
     "RS256 that is none": signed_with_the_public_key("RS256"),
     "another's key": token(OTHER),
     "a key for encryption": token(OTHER, header={"kid": "enc"}),
