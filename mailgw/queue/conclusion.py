@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 from attrs import Factory, define
+from twisted.python.reflect import safe_repr
 
 from mailgw.journal import Delayed, Delivered, Failed
 from mailgw.queue.bounce import Action, Report, wanted
@@ -15,7 +16,9 @@ from mailgw.values.delivery import Destination, Fate, Handed, Outcome, later
 from mailgw.values.ledger import Parcel, Queued, Settlement, State
 from mailgw.values.reply import Reply
 
-__all__ = ["Conclusion", "conclude", "understand"]
+__all__ = ["Conclusion", "conclude", "in_brief", "understand"]
+
+_MOST_SHOWN = 500  # characters
 
 _FAULTY = later(Reply(451, "4.3.0", "the gateway failed, see the log"))
 _SUCCESS: dict[Handed, Action | None] = {Handed.MAILBOX: "delivered", Handed.RELAY: "relayed", Handed.DSN_RELAY: None}
@@ -34,15 +37,24 @@ class Conclusion:
 def understand(answer: object, recipients: Sequence[Queued]) -> tuple[Mapping[Address, Outcome], str]:
     """Check what a gateway answered: the outcomes that are some, and what is wrong with the rest, or the empty string."""
     if not isinstance(answer, Mapping):
-        return {}, f"gateway answered {answer!r}, which is no mapping of addresses to outcomes"
+        return {}, f"gateway answered {in_brief(answer)}, which is no mapping of addresses to outcomes"
     outcomes, missing = {}, []
     for queued in recipients:
-        outcome = answer.get(queued.recipient.address)
+        try:
+            outcome = answer.get(queued.recipient.address)
+        except Exception as problem:  # a mapping of the plugin's own
+            outcome = problem
         if isinstance(outcome, Outcome) and isinstance(outcome.reply, Reply):
             outcomes[queued.recipient.address] = outcome
         else:
-            missing.append(f"{queued.recipient.address}: {outcome!r}")
+            missing.append(f"{queued.recipient.address}: {in_brief(outcome)}")
     return outcomes, f"gateway gave no outcome for {', '.join(missing)}" if missing else ""
+
+
+def in_brief(thing: object) -> str:
+    """Something of a plugin's for the log: whatever its own ``repr`` does, and however much it says."""
+    text: str = safe_repr(thing)  # type: ignore[no-untyped-call]
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def conclude(

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from mailgw.interfaces import IGateway, IIdentity, IQueueStore, StoreUnavailable
 from mailgw.journal import Fault, Journal
 from mailgw.queue.bounce import Report
-from mailgw.queue.conclusion import conclude, understand
+from mailgw.queue.conclusion import conclude, in_brief, understand
 from mailgw.queue.fairness import Job, Lane, Lanes
 from mailgw.queue.reading import Reading
 from mailgw.queue.retry import Schedule, back_off, earliest
@@ -322,7 +322,7 @@ class Dispatcher:
         self._lanes.leave(lane, job)
         outcomes: Mapping[Address, Outcome] = {}
         if isinstance(answer, Failure):
-            self._fault(job, f"gateway failed: {answer.value!r}", answer.getTraceback())
+            self._fault(job, f"gateway failed: {in_brief(answer.value)}", answer.getTraceback())
         else:
             outcomes, problem = understand(answer, job.parcel.queued)
             if problem:

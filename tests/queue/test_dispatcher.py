@@ -280,6 +280,16 @@ def test_a_route_that_hangs_is_not_waited_for_for_ever():
 # ── Faults of a gateway ──
 
 
+class Spiteful:
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+class SpitefulMapping(dict):
+    def get(self, *_):
+        raise RuntimeError("no get")
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -291,6 +301,11 @@ def test_a_route_that_hangs_is_not_waited_for_for_ever():
         {},
         {an_address("anna@example.org"): True},
         {"anna@example.org": delivered()},
+        pytest.param(Spiteful(), id="an object without a repr"),
+        pytest.param({an_address("anna@example.org"): Spiteful()}, id="an outcome without a repr"),
+        pytest.param(SpitefulMapping(), id="a mapping that raises"),
+        pytest.param("x" * 10_000_000, id="an answer without end"),
+        pytest.param(RuntimeError(Spiteful()), id="an exception without a repr"),
     ],
     ids=repr,
 )
@@ -302,6 +317,7 @@ def test_a_faulty_answer_is_later_with_one_fault(answer):
     assert {row.reply for row in house.rows()} == {"451 4.3.0 the gateway failed, see the log"}
     [fault] = house.noted("Fault")
     assert (fault.component, fault.session) == ("mailboxes", "test")
+    assert len(fault.problem) < 5000
     assert not house.dispatcher.status()["backed_off"]
 
 
