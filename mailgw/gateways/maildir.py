@@ -94,7 +94,11 @@ class Maildir:
                     _write_all(out.fileno(), piece)
                 os.fsync(out.fileno())
             # rename, not link: the name is ours alone, and some file systems know no links.
-            os.rename(temporary, maildir / "new" / name)
+            try:
+                os.rename(temporary, maildir / "new" / name)
+            except FileNotFoundError:  # there was a tmp, but no new
+                _make(maildir)
+                os.rename(temporary, maildir / "new" / name)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

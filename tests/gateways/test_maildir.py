@@ -80,6 +80,14 @@ def test_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numb
     assert [f for f in tmp_path.rglob("*") if f.is_file()] == []
 
 
+@pytest.mark.parametrize("there", ["tmp", "new", "cur"])
+def test_half_a_box_is_made_whole(tmp_path: Path, there: str) -> None:
+    (tmp_path / there).mkdir()
+    (outcome,) = deliver(tmp_path)
+    assert outcome.fate is Fate.DELIVERED
+    assert len(list((tmp_path / "new").iterdir())) == 1
+
+
 def test_a_file_where_the_box_should_be(tmp_path: Path) -> None:
     (tmp_path / "box").write_text("")
     (outcome,) = deliver(tmp_path / "box")
