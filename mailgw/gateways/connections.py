@@ -72,7 +72,7 @@ class Connections:
             try:
                 answers = (await self._hand_over(left, nature, hop, deadline)).outcomes
             except NotReached as problem:
-                answers = _all(left, refused_by(hop, problem.reply))
+                answers = _all(left, evolve(refused_by(hop, problem.reply), heard=problem.heard))
             outcomes.update(answers)
             again = tuple(
                 r for r in left.recipients if (o := answers[r.address]).fate is Fate.LATER and (o.unreachable or o.reply.code == 421)

@@ -24,8 +24,9 @@ class NextHop:
 class NotReached(Exception):
     """No session could be had; ``reply`` is what the server or we say about it."""
 
-    def __init__(self, reply: Reply, handshake_failed: bool = False, login_refused: bool = False) -> None:
+    def __init__(self, reply: Reply, handshake_failed: bool = False, login_refused: bool = False, heard: bool = False) -> None:
         super().__init__(str(reply))
         self.reply = reply
         self.handshake_failed = handshake_failed
+        self.heard = heard  # it is the server's own word
         self.login_refused = login_refused  # for good: what we showed is wrong

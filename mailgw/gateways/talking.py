@@ -197,7 +197,7 @@ class Talk(Protocol):
                 case LoginRefused() if self._login:
                     self._no_login(self._login.refused(event))
                 case Refused(reply):
-                    self._fail(NotReached(reply))
+                    self._fail(NotReached(reply, heard=True))
         if self._session.is_over and not self._session.patience:
             self._leave()
             if not self._is_lost:

@@ -135,7 +135,7 @@ def _report(
                 recipient=queued.recipient,
                 action=action,
                 reply=outcome.reply,
-                peer=outcome.peer,
+                peer=outcome.peer if outcome.heard else "",  # RFC 3464 §2.3.5-6
                 attempted=attempted,
                 retry_until=retry_until,
                 expired=expired,

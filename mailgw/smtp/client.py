@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
+from attrs import evolve
+
 from mailgw.smtp.client_events import Asked, ContentWanted, Event, Finished, Ready, Refused, TlsAgreed, TlsRefused
 from mailgw.smtp.client_login import LoggingIn
 from mailgw.smtp.extensions import Extensions
@@ -435,9 +437,11 @@ class ClientSession:
         self._events = [event for event in self._events if isinstance(event, Finished | Asked)]
         if self._transaction:
             if self._data_done and self._transaction.accepted:
+                outcome = evolve(unknown(Reply(451, "4.4.2", why), self._peer), heard=False)
                 for recipient in self._transaction.accepted:
-                    self._transaction.outcomes.setdefault(recipient.address, unknown(Reply(451, "4.4.2", why), self._peer))
-            self._finish(later(Reply(421, "4.4.2", why), self._peer, unreachable=hangs and not self._transaction.heard))
+                    self._transaction.outcomes.setdefault(recipient.address, outcome)
+            outcome = later(Reply(421, "4.4.2", why), self._peer, unreachable=hangs and not self._transaction.heard)
+            self._finish(evolve(outcome, heard=False))
         elif self._asking:
             self._answer(Reply(421, "4.4.2", why), is_final=False)
         events, self._events = self._events, []

@@ -2,6 +2,8 @@
 
 from collections import deque
 
+from attrs import evolve
+
 from mailgw.smtp.extensions import Extensions
 from mailgw.smtp.framing import Nature
 from mailgw.values.address import Address
@@ -34,7 +36,8 @@ class Transaction:
         self._waiting = list({recipient.address: recipient for recipient in shipment.recipients}.values())
         impediment = self._impediment(private)
         if impediment:
-            self.refuse_rest(impediment)
+            self.refuse(self._waiting, impediment, heard=False)
+            self._waiting = []
 
     def _impediment(self, private: bool) -> Reply | None:
         """Why this server cannot get this message, known before a word is said about it."""
@@ -77,10 +80,11 @@ class Transaction:
         for recipient in self.batch.copy():
             if _breaks_line(recipient.address):
                 self.batch.remove(recipient)
-                self.refuse([recipient], Reply(553, "5.1.3", "the address cannot be written in a command"))
+                self.refuse([recipient], Reply(553, "5.1.3", "the address cannot be written in a command"), heard=False)
             elif recipient.address.needs_smtputf8 and not self._extensions.smtputf8:
                 self.batch.remove(recipient)
-                self.refuse([recipient], Reply(553, "5.6.7", "address is internationalized, which the next hop does not take"))
+                reply = Reply(553, "5.6.7", "address is internationalized, which the next hop does not take")
+                self.refuse([recipient], reply, heard=False)
             elif recipient.address.needs_smtputf8:
                 self._utf8 = True
         self.unsaid = deque(self.batch)
@@ -138,11 +142,13 @@ class Transaction:
         else:
             self.refuse(recipients, reply)
 
-    def refuse(self, recipients: list[Recipient], reply: Reply) -> None:
-        """Note a refusal, 4yz or 5yz, for some recipients."""
+    def refuse(self, recipients: list[Recipient], reply: Reply, heard: bool = True) -> None:
+        """Note a refusal, 4yz or 5yz, for some recipients: the server's, or one of our own."""
         if reply.code in _ABOUT_LOGIN:
             reply = Reply(454, "4.7.0", f"server wants us to log in: {reply}")
         outcome = never(reply, self._peer) if reply.is_permanent else later(reply, self._peer)
+        if not heard:
+            outcome = evolve(outcome, heard=False)
         for recipient in recipients:
             self.outcomes[recipient.address] = outcome
 

@@ -131,6 +131,7 @@ class Outcome:
     handed: Handed = Handed.MAILBOX
     unreachable: bool = False  # with LATER: the destination as a whole is down, other messages need not try
     retry_after: float | None = None  # seconds; with LATER: the destination asked not to be tried again before
+    heard: bool = True  # whether the reply is what ``peer`` said; else our own words about it, which no DSN may put into its mouth
 
 
 _DELIVERED = Reply(250, "2.0.0", "delivered")

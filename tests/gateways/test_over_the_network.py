@@ -90,6 +90,30 @@ def test_nobody_is_reached(name: str) -> None:
     assert outcome.unreachable == ("middle" not in name)
 
 
+OWN_WORDS = {
+    "too big": ({"EHLO": "250-one.example\r\n250 SIZE 10"}, False),
+    "lost after the content": ({".": DROP}, False),
+    "lost before it": ({"MAIL": DROP}, False),
+    "no greeting": ({"greeting": DROP}, False),
+    "refused by its greeting": ({"greeting": "554 5.7.1 not you"}, True),
+    "refused": ({"RCPT": "550 5.1.1 unknown"}, True),
+    "busy": ({"MAIL": "421 4.3.2 busy"}, True),
+}
+
+
+@pytest.mark.parametrize("name", OWN_WORDS)
+def test_what_the_server_did_not_say_is_not_put_into_its_mouth(name: str) -> None:
+    replies, heard = OWN_WORDS[name]
+    network = Network({ONE: MailServer(replies)})
+    outcome = the(network.run(Smarthost("192.0.2.1", **given(network)).deliver(a_shipment())))
+    assert (outcome.peer, outcome.heard) == ("192.0.2.1", heard)
+
+
+def test_one_that_cannot_be_reached_says_nothing() -> None:
+    network = Network({})
+    assert not the(network.run(Smarthost("192.0.2.1", **given(network)).deliver(a_shipment()))).heard
+
+
 STANDS = {
     "greeting": ({"greeting": "554 5.7.1 not you"}, "never 554 5.7.1"),
     "MAIL": ({"MAIL": "550 5.7.1 not you"}, "never 550 5.7.1"),

@@ -1,6 +1,7 @@
 import email
 
 import pytest
+from attrs import evolve
 from house import SCHEDULE, START, House
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
@@ -117,6 +118,20 @@ def test_dsn_parameters(sender, notify, outcome, told):
     found = [action for shipment in house.mailboxes.shipments[1:] for action in actions(shipment).values()]
     assert set(found) == (told or set())
     assert house.rows() == []
+
+
+@pytest.mark.parametrize("heard", [True, False], ids=["its words", "ours"])
+def test_a_dsn_names_a_server_only_for_what_that_said(heard):
+    """RFC 3464 §2.3.5-6."""
+    house = House()
+    house.mailboxes.outcomes = {"anna@example.org": evolve(never(Reply(550, "5.1.1", "no"), "mx.example"), heard=heard)}
+    house.send("anna@example.org")
+    [dsn] = house.dsns
+    text = dsn.content.read()
+    assert (b"mx.example said: 550 5.1.1 no" in text) == heard
+    assert (b"Remote-MTA: dns; mx.example" in text) == heard
+    assert (b"Diagnostic-Code: smtp;" if heard else b"Diagnostic-Code: x-mailgw;") in text
+    assert house.noted("Failed")[0].peer == "mx.example"
 
 
 def test_a_dsn_that_fails_is_not_bounced_again():
