@@ -11,7 +11,7 @@ from pathlib import Path
 
 from attrs import define, field, frozen
 
-__all__ = ["Mailbox", "Message", "Reader", "Top", "open_mailbox"]
+__all__ = ["Mailbox", "Message", "NoSuchMessage", "Reader", "Top", "open_mailbox"]
 
 _CHUNK = 64 * 1024
 _LINE = re.compile(rb"[^\n]*\n|[^\n]+")
@@ -29,6 +29,10 @@ class Message:
         """What a client knows it by in another session (RFC 1939 §7, UIDL): 1 to 70 printable characters."""
         # The flags behind ":" change when somebody reads it.
         return sha256(os.fsencode(self.path.name.partition(":")[0])).hexdigest()[:40].encode()
+
+
+class NoSuchMessage(ValueError):
+    """None has this number, or it is marked, or another program has taken it; the message is fit for the client."""
 
 
 class Reader:
@@ -80,7 +84,7 @@ class Top:
 
 @define(eq=False)
 class Mailbox:
-    """twisted.mail.pop3's IMailbox; numbers begin at 0. Raises ValueError for a number that is not there."""
+    """twisted.mail.pop3's IMailbox; numbers begin at 0. Raises NoSuchMessage for a number that is not there."""
 
     messages: list[Message]
     _deleted: set[int] = field(factory=set, init=False)
@@ -96,7 +100,7 @@ class Mailbox:
         try:
             return Reader(self._get(index).path)
         except OSError as problem:  # another program has removed or renamed it meanwhile
-            raise ValueError("no such message any more") from problem
+            raise NoSuchMessage("no such message any more") from problem
 
     def getUidl(self, index: int) -> bytes:  # noqa: N802
         """See `Message.identity`."""
@@ -111,16 +115,20 @@ class Mailbox:
         """Take all marks away."""
         self._deleted.clear()
 
-    def sync(self) -> None:
-        """Remove what is marked, at QUIT (RFC 1939 §6)."""
+    def sync(self) -> int:
+        """Remove what is marked, at QUIT (RFC 1939 §6). How many could not be removed."""
+        left = 0
         for index in self._deleted:
-            with suppress(OSError):  # another program was faster
-                self.messages[index].path.unlink()
+            try:
+                self.messages[index].path.unlink(missing_ok=True)  # another program was faster
+            except OSError:
+                left += 1
         self._deleted.clear()
+        return left
 
     def _get(self, index: int) -> Message:
         if not 0 <= index < len(self.messages) or index in self._deleted:
-            raise ValueError("no such message")
+            raise NoSuchMessage("no such message")
         return self.messages[index]
 
 

@@ -2,7 +2,8 @@
 
 The protocol is that of `twisted.mail.pop3`; what is written here keeps passwords off lines in clear, asks the same porter as SMTP,
 and mends what goes wrong there: dots at the seam of two chunks, deleted messages in lists, commands behind PASS and STLS in one packet,
-tracebacks for typing errors and for clients that hang up.
+tracebacks for typing errors and for clients that hang up, no bound for clients that take no answers. One file because that is one
+class there.
 
 This module must not be imported before the reactor is chosen: `twisted.mail.pop3` installs one.
 """
@@ -12,6 +13,7 @@ from base64 import b32encode
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from io import BytesIO
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from random import Random
@@ -29,7 +31,7 @@ from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
 
 from mailgw.credentials import AccountsUnavailable, LoginRefused
-from mailgw.fetching.mailbox import Mailbox, Reader, Top, open_mailbox
+from mailgw.fetching.mailbox import Mailbox, NoSuchMessage, Reader, Top, open_mailbox
 from mailgw.journal import Connected, Disconnected, Fault, Journal
 from mailgw.tls import facts_of
 from mailgw.values.facts import ClientFacts
@@ -73,6 +75,7 @@ class Pop3Protocol(pop3.POP3):
     factory: Any
     transport: Any
     mbox: Any = None  # a Mailbox after the login
+    blocked: Any = None  # commands that wait, while there is something to wait for
 
     def __init__(self, factory: "Pop3Factory", peer: IAddress | None, session: str) -> None:
         """Make one for a client at ``peer``, who need not be at the other end of the transport."""
@@ -87,6 +90,8 @@ class Pop3Protocol(pop3.POP3):
         self._at_line_start = True
         self._why = "lost"
         self._is_over = False
+        self._heeds_transport = False  # whether it tells us when the client takes too little
+        self._is_behind = False  # it has said so, and commands wait
 
     # ── From the network ──
 
@@ -100,6 +105,7 @@ class Pop3Protocol(pop3.POP3):
             self.failResponse(refusal)
             self.transport.loseConnection()
             return
+        self._heed_transport()
         super().connectionMade()  # type: ignore[no-untyped-call]
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -109,8 +115,9 @@ class Pop3Protocol(pop3.POP3):
         self.fetching.journal.note(Disconnected(self.session, self._why, 0))
 
     def timeoutConnection(self) -> None:
-        """The client was silent for too long: nothing is deleted (RFC 1939 §3)."""
-        self.end("time-out")
+        """The client was silent, or took nothing, for too long: nothing is deleted (RFC 1939 §3)."""
+        self._why = "time-out"
+        self.transport.abortConnection()  # what it does not take would keep the connection
 
     def dataReceived(self, data: bytes) -> None:
         self._is_receiving = True
@@ -146,22 +153,52 @@ class Pop3Protocol(pop3.POP3):
     def end(self, why: str) -> None:
         """Hang up."""
         self._why = why
+        self._leave_transport()
         self.transport.loseConnection()
+
+    # ── Of a client that does not take the answers no command is done: they would fill the memory ──
+
+    def pauseProducing(self) -> None:
+        """Too much waits for the client, or TLS has not begun."""
+        if self.blocked is None:
+            self._is_behind = True
+            self.blocked = []
+
+    def resumeProducing(self) -> None:
+        """The client has taken it."""
+        if self._is_behind:
+            self._is_behind = False
+            self._unblock(None)  # type: ignore[no-untyped-call]
+
+    def stopProducing(self) -> None:
+        """The connection is lost, of which `connectionLost` hears."""
+
+    def _heed_transport(self) -> None:
+        if not self._heeds_transport and not self._is_over and not self.transport.disconnecting:
+            self._heeds_transport = True
+            self.transport.registerProducer(self, True)
+
+    def _leave_transport(self) -> None:
+        """To a text, or to the end of the connection, which both wait for that."""
+        if self._heeds_transport:
+            self._heeds_transport = False
+            self.transport.unregisterProducer()
 
     # ── Commands ──
 
     def processCommand(self, command: bytes, *args: bytes) -> Any:
         """Do one, or put it behind the one that is being done."""
-        blocked: list[Any] | None = self.blocked
-        if blocked is not None:
-            if len(blocked) >= _MOST_WAITING:
+        if self.blocked is not None:
+            if len(self.blocked) >= _MOST_WAITING:
                 return self.end("too much at once")
-            blocked.append((command, args))
+            self.blocked.append((command, args))
             return None
         known = command.upper() in (_ALWAYS if self.mbox is None else _ALWAYS | _AFTER_LOGIN)
         try:
             if known:
                 return super().processCommand(command, *args)  # type: ignore[no-untyped-call]
+        except NoSuchMessage as problem:
+            self.failResponse(str(problem).encode())
         except (pop3.POP3Error, TypeError, ValueError):
             known = False  # too many or too few words, or no number
         except Exception as problem:
@@ -228,12 +265,12 @@ class Pop3Protocol(pop3.POP3):
 
     def _list(self, told: dict[int, bytes], number: bytes | None) -> None:
         if number is None:
-            lines = [b"%d %b\r\n" % (index + 1, text) for index, text in told.items()]
-            self.transport.writeSequence([b"+OK %d messages\r\n" % len(lines), *lines, b".\r\n"])
+            lines = BytesIO(b"".join(b"%d %b\n" % (index + 1, text) for index, text in told.items()))
+            self._send(lines, lines, b"%d messages" % len(told))
         elif int(number) - 1 in told:
             self.successResponse(b"%d %b" % (int(number), told[int(number) - 1]))
         else:
-            raise ValueError("no such message")
+            raise NoSuchMessage("no such message")
 
     def do_DELE(self, number: bytes) -> None:
         """Mark a message. Raises ValueError."""
@@ -242,8 +279,11 @@ class Pop3Protocol(pop3.POP3):
 
     def do_QUIT(self) -> None:
         """Remove what is marked, and hang up."""
-        self._why = "quit"
-        super().do_QUIT()  # type: ignore[no-untyped-call]
+        if self.mbox is not None and self.mbox.sync():
+            self.failResponse(b"[SYS/TEMP] some messages could not be deleted")
+        else:
+            self.successResponse()
+        self.end("quit")
 
     async def _log_in(self, user: bytes, password: bytes) -> None:
         fetching = self.fetching
@@ -279,34 +319,44 @@ class Pop3Protocol(pop3.POP3):
 
     # ── Texts ──
 
-    def do_RETR(self, number: bytes) -> Any:
+    def do_RETR(self, number: bytes) -> None:
         """A message. Raises ValueError."""
         reader = self.mbox.getMessage(int(number) - 1)
-        return self._longOperation(Deferred.fromCoroutine(self._send(reader, reader)))  # type: ignore[no-untyped-call]
+        self._send(reader, reader, b"message follows")
 
-    def do_TOP(self, number: bytes, lines: bytes) -> Any:
+    def do_TOP(self, number: bytes, lines: bytes) -> None:
         """The beginning of a message. Raises ValueError."""
         wanted = int(lines)
         if wanted < 0:
             raise ValueError("fewer lines than none")
         reader = self.mbox.getMessage(int(number) - 1)
-        return self._longOperation(Deferred.fromCoroutine(self._send(reader, Top(reader, wanted))))  # type: ignore[no-untyped-call]
+        self._send(reader, Top(reader, wanted), b"message follows")
 
-    async def _send(self, reader: Reader, text: Reader | Top) -> None:
+    def _send(self, reader: Reader | BytesIO, text: Reader | Top | BytesIO, answer: bytes) -> None:
+        """Say +OK and a text; what comes meanwhile waits until the client has taken it."""
+        sending: Deferred[None] = Deferred.fromCoroutine(self._send_all(reader, text, answer))
+        self._longOperation(sending)  # type: ignore[no-untyped-call]
+        self.setTimeout(_TIMEOUT)  # here we wait for the client, and not for ourselves
+
+    async def _send_all(self, reader: Reader | BytesIO, text: Reader | Top | BytesIO, answer: bytes) -> None:
         self._at_line_start = True
-        self.successResponse(b"message follows")
+        self.successResponse(answer)
+        self._leave_transport()
+        self._is_behind = False
         try:
             sending: Any = FileSender().beginFileTransfer(text, self.transport, self.transformChunk)  # type: ignore[no-untyped-call]
             last = await sending
         except Exception:  # the client is gone, or the disk: half a message must not look like a whole one
-            self.end("lost")
+            self.end(self._why)
             return
         finally:
             reader.close()
-        self.sendLine(b"." if last == b"\n" else b"\r\n.")  # type: ignore[no-untyped-call]
+        self.sendLine(b"\r\n." if last and last != b"\n" else b".")  # type: ignore[no-untyped-call]
+        self._heed_transport()
 
     def transformChunk(self, chunk: bytes) -> bytes:
         """CRLF at the ends of lines, and a dot more where one begins a line (RFC 1939 §3), also where the line begins a chunk."""
+        self.resetTimeout()  # type: ignore[no-untyped-call]
         stuffed = chunk.replace(b"\n.", b"\n..")
         if self._at_line_start and chunk.startswith(b"."):
             stuffed = b"." + stuffed

@@ -165,13 +165,13 @@ def whole_answer():
     return (
         "+OK I can do the following:\r\nTOP\r\nUIDL\r\nPIPELINING\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nEXPIRE NEVER\r\nUSER\r\nSTLS\r\n.\r\n"
         "+OK USER accepted, send PASS\r\n+OK 2 messages\r\n"
-        "+OK 2 92\r\n+OK 2 messages\r\n1 58\r\n2 34\r\n.\r\n+OK 2 34\r\n-ERR cannot understand that\r\n"
+        "+OK 2 92\r\n+OK 2 messages\r\n1 58\r\n2 34\r\n.\r\n+OK 2 34\r\n-ERR no such message\r\n"
         f"+OK 2 messages\r\n1 {uidl(0)}\r\n2 {uidl(1)}\r\n.\r\n+OK 1 {uidl(0)}\r\n"
         "+OK message follows\r\nFrom: a@example.com\r\nSubject: one\r\n\r\n..dot\r\n...dots\r\nhello\r\n.\r\n"
         "+OK message follows\r\n..begins with a dot\r\n\r\nx\r\n..y\r\nzzz\r\n.\r\n"
         "+OK message follows\r\nFrom: a@example.com\r\nSubject: one\r\n\r\n..dot\r\n.\r\n"
         "+OK \r\n+OK \r\n"
-        "-ERR cannot understand that\r\n+OK 1 messages\r\n2 34\r\n.\r\n-ERR cannot understand that\r\n+OK \r\n+OK 2 92\r\n+OK \r\n+OK \r\n"
+        "-ERR no such message\r\n+OK 1 messages\r\n2 34\r\n.\r\n-ERR no such message\r\n+OK \r\n+OK 2 92\r\n+OK \r\n+OK \r\n"
     )
 
 
@@ -340,3 +340,69 @@ def test_dots_at_the_seams(house, size):
     protocol._at_line_start = True
     sent = b"".join(protocol.transformChunk(text[start : start + size]) for start in range(0, len(text), size))
     assert sent == b"..a\r\n..\r\n...b\r\n\r\n..c"
+
+
+# ── Clients that take nothing ──
+
+
+def test_commands_wait_for_a_client_that_takes_no_answers(house):
+    talk = house.connect()
+    talk.heard()
+    assert talk.transport.streaming
+    talk.transport.producer.pauseProducing()  # as transports do with a full buffer
+    assert talk.say("CAPA", "NOOP", "USER anna") == ""
+    talk.transport.producer.resumeProducing()
+    assert talk.heard().endswith(".\r\n-ERR log in first\r\n+OK USER accepted, send PASS\r\n")
+    talk.transport.producer.pauseProducing()
+    assert talk.say(*["CAPA"] * 1001) == ""
+    assert talk.transport.disconnecting
+    assert talk.transport.producer is None  # which TLS would wait for
+
+
+def test_a_list_waits_until_the_one_before_was_taken(house):
+    talk = house.connect()
+    talk.log_in()
+    talk.transport.clear()
+    talk.protocol.dataReceived(b"UIDL\r\n" * 5)
+    assert talk.transport.value().count(b"+OK") == 1
+    assert talk.heard().count("+OK 2 messages\r\n") == 5
+    assert talk.transport.streaming
+
+
+def test_a_list_of_nothing(house):
+    talk = house.connect()
+    talk.log_in("ghost")
+    assert talk.say("LIST", "UIDL") == "+OK 0 messages\r\n.\r\n" * 2
+
+
+def test_a_client_that_takes_no_message_is_not_waited_for_without_end(house):
+    talk = house.connect()
+    talk.log_in()
+    talk.protocol.dataReceived(b"RETR 1\r\n")
+    house.reactor.advance(599)
+    talk.transport.producer.resumeProducing()  # it takes something
+    house.reactor.advance(599)
+    assert not talk.transport.disconnecting
+    house.reactor.advance(1)
+    assert talk.transport.disconnected  # aborted
+    talk.transport.producer.stopProducing()
+    talk.protocol.connectionLost()
+    assert house.notes.events[-1].why == "time-out"
+
+
+def test_what_cannot_be_deleted_is_said_at_the_end(house):
+    talk = house.connect()
+    talk.log_in()
+    path = house.folder / "anna" / "new" / "0.x.host"
+    path.unlink()
+    path.mkdir()
+    assert talk.say("DELE 1", "DELE 2", "QUIT") == "+OK \r\n+OK \r\n-ERR [SYS/TEMP] some messages could not be deleted\r\n"
+    assert talk.transport.disconnecting
+    assert house.files() == ["0.x.host"]
+
+
+def test_messages_that_are_not_there_are_no_errors_of_the_client(house):
+    talk = house.connect()
+    talk.log_in()
+    assert talk.say(*["RETR 9"] * 30) == "-ERR no such message\r\n" * 30
+    assert talk.say("STAT").startswith("+OK")
