@@ -49,18 +49,18 @@ class Member:
                 answer = await answer
             if not isinstance(answer, Mapping):
                 raise TypeError(f"{answer!r} is no mapping of addresses to outcomes")
+            said = {recipient.address: answer.get(recipient.address) for recipient in recipients}
         except CancelledError:
             raise  # the attempt is over as a whole
         except Exception:
             _log.failure("gateway {name} failed with message {message}", name=self.name, message=shipment.message)
             return {recipient.address: _FAILED for recipient in recipients}
         outcomes: dict[Address, Outcome] = {}
-        for recipient in recipients:
-            outcome = answer.get(recipient.address)
+        for address, outcome in said.items():
             if not isinstance(outcome, Outcome):
-                _log.error("gateway {name} gave {outcome!r} for {address}", name=self.name, outcome=outcome, address=recipient.address)
+                _log.error("gateway {name} gave {outcome!r} for {address}", name=self.name, outcome=outcome, address=address)
                 outcome = _NO_OUTCOME
-            outcomes[recipient.address] = outcome
+            outcomes[address] = outcome
         return outcomes
 
 

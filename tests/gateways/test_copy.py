@@ -47,6 +47,17 @@ class TestContractWithMembersThatKeepNone(GatewayContract):
 del GatewayContract
 
 
+class Spiteful(dict[Any, Any]):
+    def get(self, *_: Any) -> Any:
+        raise RuntimeError("no get")
+
+
+def test_a_member_whose_answer_cannot_be_read_is_at_fault_alone() -> None:
+    gateway = a_copy(one=ScriptedGateway(otherwise=OK), two=ScriptedGateway(last=Spiteful()))
+    outcome = deliver(gateway)
+    assert str(outcome.reply) == "451 4.3.0 a gateway failed, see the log"
+
+
 @pytest.mark.parametrize(
     ("one", "two", "expected"),
     [
