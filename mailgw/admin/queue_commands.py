@@ -184,6 +184,8 @@ def order_command(order: Order, help_text: str, done: str) -> None:
         else:
             number = answer["recipients"]
             speaker.out.line(f"{number} recipient{'' if number == 1 else 's'} {done}")
+            if not number and order is not Order.RELEASE:
+                speaker.note("nothing matches that could be; what is being tried at this moment is not reached")
         if not answer["recipients"]:
             sys.exit(1)
 

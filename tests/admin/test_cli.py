@@ -217,6 +217,7 @@ def test_stats_of_many_destinations(place, daemon):
         (["drop", "2"], "1 recipient dropped", 1, ["waiting"] * 3),
         (["drop", "1", "2"], "3 recipients dropped", 3, ["waiting"]),
         (["release", "1"], "0 recipients released", 0, ["waiting", "waiting", "held", "waiting"]),
+        (["drop", "99"], "0 recipients dropped", 0, ["waiting", "waiting", "held", "waiting"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -227,7 +228,8 @@ def test_orders(place, daemon, bench, words, text, number, states, as_json):
     if as_json:
         assert answered(result) == {"recipients": number}
     else:
-        assert (result.stdout, result.stderr) == (f"{text}\n", "")
+        assert result.stdout == f"{text}\n"
+        assert ("being tried at this moment" in result.stderr) == (words == ["drop", "99"])
     assert list(bench.states().values()) == states
 
 
