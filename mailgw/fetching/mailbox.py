@@ -148,10 +148,11 @@ def open_mailbox(folder: Path) -> Mailbox:
 def _size(path: Path) -> int:
     reader = Reader(path)
     try:
-        total = 0
+        total, last = 0, b""
         while text := reader.read():
             total += len(text) + text.count(b"\n")
-        return total
+            last = text[-1:]
+        return total if last in (b"", b"\n") else total + 2  # the CRLF before the final dot
     finally:
         reader.close()
 

@@ -406,3 +406,11 @@ def test_messages_that_are_not_there_are_no_errors_of_the_client(house):
     talk.log_in()
     assert talk.say(*["RETR 9"] * 30) == "-ERR no such message\r\n" * 30
     assert talk.say("STAT").startswith("+OK")
+
+
+def test_the_size_of_a_text_without_a_line_end_is_what_is_sent(house):
+    (house.folder / "anna" / "new" / "2.x.host").write_bytes(b"a: b\n\nthe end")
+    talk = house.connect()
+    talk.log_in()
+    assert talk.say("RETR 3") == "+OK message follows\r\na: b\r\n\r\nthe end\r\n.\r\n"
+    assert talk.say("LIST 3") == f"+OK 3 {len('a: b..' + '..' + 'the end..')}\r\n"
