@@ -1,6 +1,6 @@
 """HTTP requests over the house's dialer: kept connections, time limits, bounded answers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 from attrs import frozen
@@ -11,6 +11,7 @@ from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.client import (
     URI,
@@ -34,6 +35,7 @@ from mailgw.interfaces import IDialer
 __all__ = ["Answer", "Client", "NoAnswer"]
 
 _MOST_READ = 4096  # octets of an answer
+_MOST_HEARD = 1024 * 1024  # octets of an answer with its head, before the connection is given up
 _LOST = (RequestTransmissionFailed, ResponseNeverReceived)
 
 T = TypeVar("T")
@@ -267,7 +269,37 @@ class _Door:
     where: str
 
     def connect(self, protocolFactory: IProtocolFactory) -> "Deferred[Any]":  # noqa: N803 - named by Twisted
-        return Deferred.fromCoroutine(self.doors.dial(self.where, protocolFactory))
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def _connect(self, factory: IProtocolFactory) -> Any:
+        bounded = await self.doors.dial(self.where, _BoundedFactory(factory))  # type: ignore[no-untyped-call]
+        return bounded.wrappedProtocol
+
+
+class _Bounded(ProtocolWrapper):
+    """Hangs up on an answer without end: Twisted keeps all fields of its head in memory."""
+
+    _heard = 0  # octets since we said something
+
+    def write(self, data: bytes) -> None:
+        self._heard = 0
+        super().write(data)  # type: ignore[no-untyped-call]
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:  # noqa: N802 - named by Twisted
+        self._heard = 0
+        super().writeSequence(data)  # type: ignore[no-untyped-call]
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+        self._heard += len(data)
+        if self._heard > _MOST_HEARD:
+            self.transport.abortConnection()  # type: ignore[union-attr]
+        else:
+            super().dataReceived(data)  # type: ignore[no-untyped-call]
+
+
+class _BoundedFactory(WrappingFactory):
+    noisy = False
+    protocol = _Bounded
 
 
 def _sent(producer: Producer) -> Literal["lost", "unknown"]:

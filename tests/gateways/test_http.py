@@ -361,6 +361,11 @@ def test_no_answer_after_the_message_is_unknown(loop: Loop, says: bytes, text: s
     assert (outcome.fate, outcome.reply.code, outcome.reply.text) == (Fate.UNKNOWN, 451, text)
 
 
+def test_an_answer_with_too_big_a_head_is_given_up(loop: Loop) -> None:
+    outcome = to(loop, RawFactory(b"HTTP/1.1 200 OK\r\n" + (b"X-A: " + b"a" * 8000 + b"\r\n") * 200 + b"Content-Length: 0\r\n\r\n"))
+    assert (outcome.fate, outcome.reply.code) == (Fate.UNKNOWN, 451)
+
+
 def test_an_answer_that_breaks_off_in_its_body_is_an_answer(loop: Loop) -> None:
     assert to(loop, RawFactory(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nok")).reply.text == "HTTP 200: ok"
     assert to(loop, RawFactory(b"HTTP/1.1 410 Gone\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe")).fate is Fate.NEVER
