@@ -1,6 +1,5 @@
 """Which certificate a client gets: real handshakes in memory."""
 
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,6 +11,7 @@ from OpenSSL import SSL
 from twisted.internet.task import Clock
 
 from mailgw.receive.channel import channel_of
+from mailgw.testing.handshake import meet, shake_hands
 from mailgw.tls import ServerTls, facts_of, is_covered, names_of
 from mailgw.values.secret import Secret
 
@@ -57,28 +57,6 @@ def server_tls(folder, *names, clock=None, asking=(), others=()):
     return ServerTls(folder / first, Secret(path=folder / first), clock, first in authorities, ca, others)
 
 
-def handshake(tls, name=None, version=SSL.TLS1_3_VERSION, certificate=None):
-    """The server's and the client's side of a TLS connection in memory."""
-    context = SSL.Context(SSL.TLS_METHOD)
-    context.set_min_proto_version(version)
-    context.set_max_proto_version(version)
-    if certificate:
-        context.use_certificate_chain_file(str(certificate))
-        context.use_privatekey_file(str(certificate))
-    server, client = SSL.Connection(tls.getContext()), SSL.Connection(context)
-    server.set_accept_state()
-    client.set_connect_state()
-    if name is not None:
-        client.set_tlsext_host_name(name)
-    for _ in range(10):
-        for here, there in ((client, server), (server, client)):
-            with suppress(SSL.WantReadError):
-                here.do_handshake()
-            with suppress(SSL.WantReadError):
-                there.bio_write(here.bio_read(65536))
-    return server, client
-
-
 def shown(client):
     """Which of the certificates the client has seen."""
     names = names_of(client.get_peer_certificate().to_cryptography())
@@ -106,21 +84,21 @@ def shown(client):
     ],
 )
 def test_the_name_picks_the_certificate(folder, name, certificate, version):
-    server, client = handshake(server_tls(folder, *NAMES), name, version)
+    server, client = shake_hands(server_tls(folder, *NAMES), name, version)
     assert shown(client) == certificate
     assert server.get_servername() == name
 
 
 def test_one_certificate_is_for_all_names(folder):
     for name in (None, b"mx.example.org", b"mail.brand.example"):
-        assert shown(handshake(server_tls(folder, "brand"), name)[1]) == "brand"
+        assert shown(shake_hands(server_tls(folder, "brand"), name)[1]) == "brand"
 
 
 @VERSIONS
 def test_the_chain_is_that_of_the_certificate(folder, authority, version):
     between = authority.create_child_ca()
     certify(folder, between, "brand", *NAMES["brand"])
-    _, client = handshake(server_tls(folder, "mx", "brand"), b"mail.brand.example", version)
+    _, client = shake_hands(server_tls(folder, "mx", "brand"), b"mail.brand.example", version)
     assert shown(client) == "brand"
     assert len(client.get_peer_cert_chain()) == 2
 
@@ -128,7 +106,7 @@ def test_the_chain_is_that_of_the_certificate(folder, authority, version):
 @VERSIONS
 @pytest.mark.parametrize("name", [b"mx.example.org", b"mail.brand.example"], ids=["first", "second"])
 def test_channel_bindings(folder, name, version):
-    server, client = handshake(server_tls(folder, "mx", "brand"), name, version)
+    server, client = shake_hands(server_tls(folder, "mx", "brand"), name, version)
     if version == SSL.TLS1_3_VERSION:
         expected = {"tls-exporter": client.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")}
     else:
@@ -154,7 +132,7 @@ ASK = {"mx": "ours-ca.pem", "brand": "theirs-ca.pem", "any": None}
 )
 def test_certificates_of_clients(folder, name, certificate, names, version):
     tls = server_tls(folder, *NAMES, asking=ASK.items())
-    server, _ = handshake(tls, name, version, folder / certificate if certificate else None)
+    server, _ = shake_hands(tls, name, version, folder / certificate if certificate else None)
     proof = channel_of(server).certificate
     assert (proof and proof.names) == names
 
@@ -162,7 +140,7 @@ def test_certificates_of_clients(folder, name, certificate, names, version):
 def test_the_second_may_ask_where_the_first_does_not(folder):
     tls = server_tls(folder, "one", "mx", asking=ASK.items())
     for name, names in ((b"shop.example.net", None), (b"mx.example.org", ("anna@example.org",))):
-        server, _ = handshake(tls, name, certificate=folder / "ours.pem")
+        server, _ = shake_hands(tls, name, certificate=folder / "ours.pem")
         proof = channel_of(server).certificate
         assert (proof and proof.names) == names
 
@@ -171,19 +149,12 @@ def test_the_second_may_ask_where_the_first_does_not(folder):
 def test_sessions_are_not_resumed_under_another_name(folder, version):
     # Else what a client has proved under one name would count under the other.
     tls = server_tls(folder, "mx", "brand", asking=ASK.items())
-    _, client = handshake(tls, b"mx.example.org", version, folder / "ours.pem")
+    _, client = shake_hands(tls, b"mx.example.org", version, folder / "ours.pem")
     context = client.get_context()
     server, again = SSL.Connection(tls.getContext()), SSL.Connection(context)
     again.set_session(client.get_session())
     again.set_tlsext_host_name(b"mail.brand.example")
-    server.set_accept_state()
-    again.set_connect_state()
-    for _ in range(10):
-        for here, there in ((again, server), (server, again)):
-            with suppress(SSL.WantReadError):
-                here.do_handshake()
-            with suppress(SSL.WantReadError):
-                there.bio_write(here.bio_read(65536))
+    meet(server, again)
     assert shown(again) == "brand"
     assert channel_of(server).certificate.names == ()
 
@@ -195,7 +166,7 @@ def test_each_is_read_again(folder, authority, which):
     name = NAMES[which][0].encode()
 
     def serial():
-        return handshake(tls, name)[1].get_peer_certificate().to_cryptography().serial_number
+        return shake_hands(tls, name)[1].get_peer_certificate().to_cryptography().serial_number
 
     before = serial()
     certify(folder, authority, which, *NAMES[which])
@@ -203,7 +174,7 @@ def test_each_is_read_again(folder, authority, which):
     clock.advance(2)
     after = serial()
     assert after != before
-    assert shown(handshake(tls, name)[1]) == which
+    assert shown(shake_hands(tls, name)[1]) == which
     (folder / which).write_text("half of a certificate")
     clock.advance(2)
     assert serial() == after
@@ -214,9 +185,9 @@ def test_new_names_count_at_once(folder, authority):
     tls = server_tls(folder, "mx", "brand", clock=clock)
     certify(folder, authority, "brand", "new.brand.example")
     clock.advance(2)
-    _, client = handshake(tls, b"new.brand.example")
+    _, client = shake_hands(tls, b"new.brand.example")
     assert names_of(client.get_peer_certificate().to_cryptography()) == {"new.brand.example"}
-    assert shown(handshake(tls, b"mail.brand.example")[1]) == "mx"
+    assert shown(shake_hands(tls, b"mail.brand.example")[1]) == "mx"
 
 
 def test_a_certificate_serves_several_listeners(folder):
@@ -224,16 +195,16 @@ def test_a_certificate_serves_several_listeners(folder):
     clock = Clock()
     brand = server_tls(folder, "brand", clock=clock)
     both = ServerTls(folder / "mx", Secret(path=folder / "mx"), clock, others=[brand])
-    assert shown(handshake(both, b"mail.brand.example")[1]) == "brand"
-    assert shown(handshake(brand, b"mx.example.org")[1]) == "brand"
+    assert shown(shake_hands(both, b"mail.brand.example")[1]) == "brand"
+    assert shown(shake_hands(brand, b"mx.example.org")[1]) == "brand"
 
 
 def test_what_policies_are_told(folder):
     tls = server_tls(folder, "mx", "brand")
-    facts = facts_of(handshake(tls, b"Mail.Brand.Example")[0])
+    facts = facts_of(shake_hands(tls, b"Mail.Brand.Example")[0])
     assert (facts.version, facts.cipher, facts.server_name) == ("TLSv1.3", "TLS_AES_256_GCM_SHA384", "mail.brand.example")
     for name in (None, b"two\r\nlines", b"sp ace", b"\xff"):
-        assert facts_of(handshake(tls, name)[0]).server_name == ""
+        assert facts_of(shake_hands(tls, name)[0]).server_name == ""
 
 
 def issued(*extensions):

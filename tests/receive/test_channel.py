@@ -1,13 +1,12 @@
 """What real TLS connections prove: the same channel binding on both sides, and whose certificate it is."""
 
-from contextlib import suppress
-
 import pytest
 import trustme
 from OpenSSL import SSL
 from twisted.internet.task import Clock
 
 from mailgw.receive.channel import channel_of
+from mailgw.testing.handshake import shake_hands
 from mailgw.tls import ServerTls
 from mailgw.values.secret import Secret
 
@@ -32,22 +31,7 @@ def folder(tmp_path_factory):
 def handshake(folder, version=SSL.TLS1_3_VERSION, certificate=None, ask=True, ca="ca.pem"):
     """The server's and the client's side of a TLS connection in memory."""
     tls = ServerTls(folder / "cert.pem", Secret(path=folder / "key.pem"), Clock(), ask, folder / ca if ca else None)
-    context = SSL.Context(SSL.TLS_METHOD)
-    context.set_min_proto_version(version)
-    context.set_max_proto_version(version)
-    if certificate:
-        context.use_certificate_chain_file(str(folder / certificate))
-        context.use_privatekey_file(str(folder / certificate))
-    server, client = SSL.Connection(tls.getContext()), SSL.Connection(context)
-    server.set_accept_state()
-    client.set_connect_state()
-    for _ in range(10):
-        for here, there in ((client, server), (server, client)):
-            with suppress(SSL.WantReadError):
-                here.do_handshake()
-            with suppress(SSL.WantReadError):
-                there.bio_write(here.bio_read(65536))
-    return server, client
+    return shake_hands(tls, None, version, folder / certificate if certificate else None)
 
 
 def test_tls_1_3_has_an_exporter(folder):
