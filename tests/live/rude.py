@@ -71,7 +71,7 @@ def answering(replies, offers=b""):
         stream = connection.makefile("rb")
         hop.say(connection, b"220 rude.example\r\n")
         for line in stream:
-            verb = line.split()[0].upper()
+            verb = line.partition(b" ")[0].strip().upper()  # of any line: a TLS greeting's octets hold empty ones
             usual = {b"EHLO": b"250-rude.example\r\n" + offers + b"250 8BITMIME\r\n", b"DATA": b"354 go\r\n"}
             reply = replies.get(verb, usual.get(verb, b"250 ok\r\n"))
             if reply is None:
