@@ -10,11 +10,12 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.interfaces import IAddress, ILoggingContext, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from mailgw.config.model import Configuration, Listener, Tls
 from mailgw.journal import Journal
@@ -39,14 +40,23 @@ class CannotBind(Exception):
     """Not all ports can be bound; the text says which and why."""
 
 
+@implementer(ILoggingContext)
 class Door(Factory):
     """Stands at a bound port until the store is open and sessions can begin."""
 
     noisy = False
 
-    def __init__(self, inside: Any = None) -> None:
-        """``inside``: a factory; behind a listener's own door one with `sessions` and `stop`, as SmtpFactory is."""
+    def __init__(self, inside: Any = None, name: str = "") -> None:
+        """``inside``: a factory; behind a listener's own door one with `sessions` and `stop`, as SmtpFactory is.
+
+        ``name``: the listener's.
+        """
         self.inside = inside
+        self.name = name
+
+    def logPrefix(self) -> str:  # noqa: N802
+        """What Twisted says is starting when the port is bound."""
+        return f"listener {self.name}"
 
     def buildProtocol(self, addr: IAddress | None) -> Any:  # noqa: N802
         return self.inside.buildProtocol(addr) if self.inside is not None else None
@@ -166,7 +176,7 @@ def bind(old: Sequence[Open], new: Sequence[Open], binder: Binder | Inherited, r
     fresh: list[Any] = []
     for one in new:
         for text in one.listener.endpoint:
-            port, entry = held.pop(one.listener.beneath_tls(text), (None, Door()))
+            port, entry = held.pop(one.listener.beneath_tls(text), (None, Door(name=one.listener.name)))
             if port is None:
                 try:
                     port = binder.port(one.listener, text, entry)

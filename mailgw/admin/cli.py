@@ -68,7 +68,7 @@ main.add_command(simulate_command)
 main.add_command(spf)
 
 
-@main.command()
+@main.command(short_help="Report all errors of a configuration, and who may send where.")
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @with_json
 @speaking
@@ -107,7 +107,7 @@ def tell_matrix(out: Printer, matrix: Sequence[Cell]) -> None:
     out.line("")
 
 
-@main.command()
+@main.command(short_help="Have the running daemon read its configuration again.")
 @click.option("--dry-run", is_flag=True, help="Only say what would change.")
 @with_json
 @speaking
@@ -124,8 +124,9 @@ def reload(speaker: Speaker, dry_run: bool) -> None:
         speaker.err.line(warning)
     for change in answer["changes"]:
         speaker.out.line(change)
-    many = f"{len(answer['changes'])} changes" if answer["changes"] else "nothing changes"
-    speaker.out.line(f"{many}: {'in force for new sessions and deliveries' if answer['applied'] else 'not applied'}")
+    many = len(answer["changes"])
+    number = "nothing changes" if not many else "1 change" if many == 1 else f"{many} changes"
+    speaker.out.line(f"{number}: {'in force for new sessions and deliveries' if answer['applied'] else 'not applied'}")
     return None
 
 
@@ -139,6 +140,8 @@ def status(speaker: Speaker) -> None:
     if speaker.as_json:
         return speaker.out.json(answer)
     answer.pop("missing", None)
+    # What is over stays for the sake of others of its message alone: a 0 here would be read as "nothing was delivered".
+    answer["queue"] = {key: value for key, value in answer["queue"].items() if value or key not in ("delivered", "failed", "dropped")}
     speaker.out.tree(readable(answer, speaker.now))
     return None
 
@@ -160,7 +163,7 @@ def readable(data: Any, now: float, key: str = "") -> Any:
     return "-" if data is None else data
 
 
-@main.command()
+@main.command(short_help="Say which way mail for an address would go.")
 @click.argument("address")
 @click.option("--from", "sender", metavar="ADDRESS", default="", help="The sender; none: the null reverse-path.")
 @click.option("--login", metavar="NAME", default="", help="The client has logged in with this name.")
@@ -204,7 +207,7 @@ def tell_way(out: Printer, answer: Mapping[str, Any]) -> None:
         )
 
 
-@main.command()
+@main.command(short_help="List what a configuration can name as a type; its settings.")
 @click.argument("name", required=False)
 @with_json
 @speaking

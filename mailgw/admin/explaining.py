@@ -50,8 +50,9 @@ def tell(story: Story) -> Iterator[str]:
         return
     yield from _headline(entry)
     yield ""
-    yield from _grounds(entry)
-    yield ""
+    if grounds := list(_grounds(entry)):
+        yield from grounds
+        yield ""
     yield from _who(entry)
     yield from _ways(entry)
     yield from _asked(entry)

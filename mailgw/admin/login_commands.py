@@ -11,7 +11,7 @@ from mailgw.admin.tables import Column, readable_age
 __all__ = ["bans", "fetched"]
 
 
-@click.group()
+@click.group(short_help="List and lift bans of networks that failed to log in.")
 @with_json
 def bans() -> None:
     """Look at the networks that failed to log in too often, and let them try again."""
@@ -52,7 +52,7 @@ def list_(speaker: Speaker) -> None:
     return None
 
 
-@bans.command()
+@bans.command(short_help="Let a network log in again.")
 @click.argument("network", required=False, default="")
 @click.option("--all", "everything", is_flag=True, help="Lift all bans.")
 @with_json
@@ -72,7 +72,7 @@ def lift(speaker: Speaker, network: str, everything: bool) -> None:
         sys.exit(1)
 
 
-@click.command()
+@click.command(short_help="Say who has just fetched mail, for POP before SMTP.")
 @click.argument("address")
 @click.option("--login", metavar="NAME", default="", help="Who has fetched it, for the log.")
 @with_json

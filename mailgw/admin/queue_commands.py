@@ -75,7 +75,7 @@ def list_(speaker: Speaker, /, **said: Any) -> None:
     return None
 
 
-@queue.command()
+@queue.command(short_help="Show one message: envelope, replies, header section.")
 @click.argument("message", type=click.IntRange(1))
 @click.option("--content", is_flag=True, help="Write the whole message to standard output, as it will be sent.")
 @with_json
@@ -127,12 +127,15 @@ def write(parts: Iterable[bytes]) -> None:
         click.echo(tame(line.replace("\t", "    ")))
 
 
-@queue.command()
+@queue.command(short_help="Count recipients by destination and state.")
 @click.option("--limit", type=click.IntRange(1, MOST), default=100, show_default=True, help="Show so many destinations at most.")
 @with_json
 @speaking
 def stats(speaker: Speaker, limit: int) -> None:
-    """Count recipients by destination and state, the fullest destination first."""
+    """Count recipients by destination and state, the fullest destination first.
+
+    A message is in the queue until none of its recipients is open; who is delivered, failed or dropped is counted only until then.
+    """
     with speaker.reading() as (ask, source):
         answer = ask("queue_stats", limit=limit)
     speaker.note_missing(answer)

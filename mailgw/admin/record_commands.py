@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +13,7 @@ import click
 from mailgw.admin.explaining import summary, tell
 from mailgw.admin.options import Age, speaking, with_json
 from mailgw.admin.speaking import Speaker
-from mailgw.admin.stories import Filter, Stories
+from mailgw.admin.stories import Filter, Stories, Story
 
 __all__ = ["explain", "log", "policy"]
 
@@ -36,7 +36,7 @@ def stories_of(speaker: Speaker) -> Stories:
         raise speaker.failed("unavailable", f"{problem.filename}: {problem.strerror}; {remedy}") from None
 
 
-@click.command()
+@click.command(short_help="Tell why mail was refused, or what became of it.")
 @click.argument("what", metavar="REF|QUEUE-ID|SESSION|ADDRESS")
 @with_json
 @speaking
@@ -48,9 +48,10 @@ def explain(speaker: Speaker, what: str) -> None:
     found = stories_of(speaker).about(what)
     if not found:
         raise speaker.failed("not-found", f"nothing is known about {what}: no such reference, message, session or address in the records")
-    shown = found[-_MOST_SHOWN:]
     if speaker.as_json:
-        return speaker.out.json({"stories": [{**story.record, "later": list(story.later)} for story in shown]})
+        return speaker.out.json({"stories": [{**story.record, "later": list(story.later)} for story in found[-_MOST_SHOWN:]]})
+    found = _without_echoes(found)
+    shown = found[-_MOST_SHOWN:]
     if len(found) > len(shown):
         speaker.note(f"{len(found)} stories; these are the newest {len(shown)}. mailgw log --address {what} lists all")
     for number, story in enumerate(shown):
@@ -61,7 +62,22 @@ def explain(speaker: Speaker, what: str) -> None:
     return None
 
 
-@click.command()
+def _without_echoes(found: Sequence[Story]) -> list[Story]:
+    """All but transactions that were given up because everybody in them was refused, where those refusals are told."""
+    refused = {_place(story.record) for story in found if story.record["event"] == "refused"}
+
+    def is_echo(one: Mapping[str, Any]) -> bool:
+        is_meant = one["event"] == "abandoned" and "more" not in one and _place(one) in refused
+        return is_meant and not any(way["reply"].startswith("2") for way in one.get("recipients", ()))
+
+    return [story for story in found if not is_echo(story.record)]
+
+
+def _place(one: Mapping[str, Any]) -> tuple[Any, Any]:
+    return one.get("session"), one.get("transaction")
+
+
+@click.command(short_help="List decisions and deliveries, a line each.")
 @click.option("--follow", "-f", is_flag=True, help="Go on with what happens from now on, until interrupted.")
 @click.option("--address", metavar="ADDRESS", default="", help='Sender or recipient; "@example.org" for all of a domain.')
 @click.option("--client", metavar="CLIENT", default="", help="IP address, login or HELO name.")
@@ -98,7 +114,7 @@ def policy() -> None:
     """Look at policies at work."""
 
 
-@policy.command()
+@policy.command(short_help="Say what a policy has decided, or would have.")
 @click.argument("name")
 @click.option("--since", type=Age(), metavar="DURATION", help='Not older than this, for example "7d"; default: all that is kept.')
 @with_json

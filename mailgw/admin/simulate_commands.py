@@ -62,7 +62,7 @@ class NameServer(click.ParamType[tuple[str, int]]):
             self.fail(str(problem), param, ctx)
 
 
-@click.command("simulate")
+@click.command("simulate", short_help="Play a client through the configuration; nothing is sent.")
 @click.option("--listener", metavar="NAME", help="The listener that the client connects to.")
 @click.option("--client", type=Ip(), metavar="IP", help="The client's address.")
 @click.option("--helo", metavar="NAME", default="client.example", show_default=True, help="What the client calls itself.")

@@ -19,7 +19,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IFileDescriptorReceiver, IListeningPort, IPushProducer, IReactorUNIX
+from twisted.internet.interfaces import IFileDescriptorReceiver, IListeningPort, ILoggingContext, IPushProducer, IReactorUNIX
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
@@ -158,12 +158,16 @@ class AdminProtocol(LineOnlyReceiver):
         self.transport.abortConnection()
 
 
+@implementer(ILoggingContext)
 class _Clients(Factory):
     noisy = False
 
     def __init__(self, operations: Performer) -> None:
         self._operations = operations
         self.connected: set[AdminProtocol] = set()
+
+    def logPrefix(self) -> str:  # what Twisted says is starting
+        return "admin socket"
 
     def buildProtocol(self, addr: object) -> AdminProtocol:  # noqa: ARG002
         return AdminProtocol(self._operations, self.connected)

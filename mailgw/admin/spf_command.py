@@ -66,7 +66,7 @@ class NameServer(click.ParamType[tuple[str, int]]):
             self.fail(str(problem), param, ctx)
 
 
-@click.command()
+@click.command(short_help="Say what SPF says of a client and a sender, and why.")
 @click.argument("client", metavar="CLIENT_IP", type=Client())
 @click.argument("sender", metavar="MAIL_FROM", type=Sender())
 @click.option("--helo", metavar="NAME", default="", help='What the client says in EHLO; it counts where MAIL_FROM is "<>".')

@@ -7,11 +7,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import ILoggingContext
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import NOT_FOUND, SERVICE_UNAVAILABLE
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
+from zope.interface import implementer
 
 from mailgw.observe.metrics import COUNTERS, GAUGES, Samples
 
@@ -76,10 +78,15 @@ class Page(Resource):
             request.finish()
 
 
+@implementer(ILoggingContext)
 class Quiet(Site):
     """An HTTP server without a log: who asks every few seconds is no news."""
 
     noisy = False
+
+    def logPrefix(self) -> str:  # noqa: N802
+        """What Twisted says is starting when the port is bound."""
+        return "metrics"
 
     def log(self, request: Any) -> None:
         """Nothing."""

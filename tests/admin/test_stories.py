@@ -133,6 +133,13 @@ def test_an_address_gives_all_its_stories(state):
     assert len(found[0]["later"]) == 3
 
 
+def test_people_are_not_told_twice_of_who_went_after_a_refusal(state):
+    output = mailgw(state, "explain", "blue@example.com").output
+    told = [line for line in output.splitlines() if line.startswith(("Accepted", "Refused", "Given up"))]
+    assert [line.split(" by ")[0].split(",")[0] for line in told] == ["Accepted as message 2", "Refused at RCPT"]
+    assert "\n\n\n" not in output
+
+
 @pytest.mark.parametrize("what", ["REF99", "77", "nobody@example.org", "NOSESSION", "²", "9" * 5000, "<>"])
 def test_what_is_not_known_is_said(state, what):
     result = mailgw(state, "explain", what)

@@ -33,6 +33,8 @@ def arrived(folder, who):
 def test_it_says_how_to_send_the_first_message(demo):
     said = wait_until(lambda: "Send a message" in (demo / "out").read_text() and (demo / "out").read_text(), "the instructions")
     assert "127.0.0.1:2525" in said
+    assert "listener mx starting on 2525" in said
+    assert "admin socket starting on " in said
     assert "Traceback" not in said
 
 

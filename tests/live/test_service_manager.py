@@ -242,7 +242,7 @@ def test_mail_through_the_reactor_on_uvloop(tmp_path):
     trust = certificate_in(gateway.folder)
     environment = {"CREDENTIALS_DIRECTORY": str(gateway.folder / "credentials")}
     with started(gateway, environment, options=["--reactor", "uvloop"]) as process:
-        wait_until(lambda: gateway.log.exists() and " starting on " in gateway.log.read_text(), "the start")
+        wait_until(lambda: gateway.log.exists() and "listener mx starting on " in gateway.log.read_text(), "the start")
         with gateway.client() as client:
             client.starttls(context=trust)
             client.sendmail("a@example.com", ["b@example.org"], "Subject: x\r\n\r\n" + "x" * 70 + "\r\n")
