@@ -142,7 +142,7 @@ def _worker(
         source=source,
         patience=PATIENCE,
     )
-    gateway.orders = Orders(gateway).by_name()
+    gateway.desk.orders = Orders(gateway).by_name()
     _survive(signal.SIGHUP, signal.SIGUSR1)
 
     def orphaned() -> None:

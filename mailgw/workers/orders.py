@@ -34,7 +34,7 @@ class Orders:
     _held: ExitStack = field(factory=ExitStack, init=False)  # what ends with the plan
 
     def by_name(self) -> Mapping[str, Callable[..., Awaitable[_Answer]]]:
-        """For `MailGateway.orders`."""
+        """For `mailgw.desk.Desk.orders`."""
         return {
             "part_take": self._part_take,
             "part_give": self._part_give,
@@ -53,7 +53,7 @@ class Orders:
         return {}
 
     async def _metrics(self) -> _Answer:
-        return {"samples": [[list(key), value] for key, value in self.gateway.samples().items()]}
+        return {"samples": [[list(key), value] for key, value in self.gateway.desk.counted().items()]}
 
     async def _reload_prepare(self, sockets: Sequence[str], descriptors: Sequence[int] = ()) -> _Answer:
         """Build everything anew; ``descriptors``: the transcript of the configuration, then all listening sockets, by name."""

@@ -14,12 +14,11 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailgw.admin.asking import Remote
-from mailgw.admin.socket import AdminSocket, SocketInUse
+from mailgw.admin.socket import AdminSocket
 from mailgw.assemble import House, Parts
 from mailgw.config.model import Configuration
 from mailgw.listening import Binder, CannotBind, Open, bind_page
@@ -28,8 +27,8 @@ from mailgw.observe.log import quicken
 from mailgw.observe.metrics import page
 from mailgw.part import left_over
 from mailgw.reloading import Source, reloading
-from mailgw.service import give_up
 from mailgw.sharing import Crowd
+from mailgw.starting import give_up, open_socket
 from mailgw.timekeeping import Timekeeper
 from mailgw.workers.command import Command
 from mailgw.workers.desk import Desk
@@ -124,10 +123,7 @@ class Workers(Service):
         for path in left_behind(socket):
             path.unlink(missing_ok=True)
         self._admin = AdminSocket(socket, self._desk, self._reactor)
-        try:
-            self._admin.startService()
-        except (SocketInUse, CannotListenError, OSError) as problem:
-            give_up(f"the admin socket cannot be made: {problem}")
+        open_socket(self._admin)
         signal.signal(signal.SIGUSR1, self._hand_on(signal.SIGUSR1, signal.getsignal(signal.SIGUSR1)))
         signal.signal(signal.SIGHUP, lambda caught, frame: self._reactor.callFromThread(self._reload_and_log))  # noqa: ARG005
         super().startService()  # type: ignore[no-untyped-call]
