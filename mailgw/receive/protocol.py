@@ -193,8 +193,12 @@ class SmtpProtocol(Protocol):
 
     def channel(self) -> Channel:
         """See `Wire`."""
+        if not self._engine.tls:
+            return IN_CLEAR
+        if self._gone:
+            raise Gone(self._gone)  # what is known about TLS has gone with the connection
         transport: Any = self.transport
-        return channel_of(transport.getHandle()) if self._engine.tls else IN_CLEAR
+        return channel_of(transport.getHandle())
 
     async def start_tls(self) -> TlsFacts:
         """See `Wire`."""

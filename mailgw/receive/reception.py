@@ -52,7 +52,7 @@ class Wire(Protocol):
         """So long, in POSIX seconds, the client may take to send what is waited for."""
 
     def channel(self) -> Channel:
-        """What the connection can prove about itself and its client."""
+        """What the connection can prove about itself and its client. Raises Gone."""
 
     async def start_tls(self) -> TlsFacts:
         """Send what the engine has to say in clear, then encrypt. Raises Gone."""

@@ -5,6 +5,7 @@ from ipaddress import ip_network
 
 import pytest
 from attrs import define, field
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from mailgw.credentials import ILoginGuard
@@ -64,6 +65,18 @@ def test_policies_permits_and_received_know_the_login():
     assert b" with ESMTPSA\r\n" in parcel.content.added
     assert b"anna" not in parcel.content.added.replace(b"anna@example.com", b"")  # nobody is given away
     assert server.notes.of(LoggedIn)[0].session == server.notes.events[0].session
+
+
+def test_a_client_that_went_while_a_policy_was_asked_is_gone_when_its_next_command_wants_to_know_its_tls():
+    answer = Deferred()
+    asking = type("Asking", (), {"check_sender": lambda self, facts: answer})()
+    server = a_server(policies=[asking])
+    talk = a_talk(server)
+    talk.say("MAIL FROM:<anna@example.com>\r\nEHLO client.example.com")
+    talk.hang_up()
+    talk.transport.getHandle = lambda: None  # as Twisted has it, once the connection is lost
+    answer.callback(proceed())
+    assert [one.why for one in server.notes.of(Disconnected)] == ["lost"]
 
 
 def test_a_relay_listener_without_accounts_knows_no_auth():
