@@ -215,7 +215,8 @@ def pop3_of(
 ) -> Any:
     """The factory of a POP3 listener, for the folders of its Maildir gateway."""
     # Not before the reactor is chosen: twisted.mail.pop3 installs one.
-    from mailgw.fetching.pop3 import Fetching, Pop3Factory
+    from mailgw.fetching.letting_in import Fetching
+    from mailgw.fetching.sessions import Pop3Factory
 
     gateway: Any = parts.gateways[listener.gateway]
     memory, clock = cast(IMemory, house[IMemory]), cast(IClock, house[IClock])

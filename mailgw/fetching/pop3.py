@@ -1,4 +1,4 @@
-"""A small POP3 service (RFC 1939, RFC 2449, RFC 2595) on the folders of a Maildir gateway.
+"""A session of a small POP3 service (RFC 1939, RFC 2449, RFC 2595) on the folders of a Maildir gateway.
 
 The protocol is that of `twisted.mail.pop3`; what is written here keeps passwords off lines in clear, asks the same porter as SMTP,
 and mends what goes wrong there: dots at the seam of two chunks, deleted messages in lists, commands behind PASS and STLS in one packet,
@@ -9,60 +9,31 @@ This module must not be imported before the reactor is chosen: `twisted.mail.pop
 """
 # ruff: noqa: N802, N815  Twisted names its methods and arguments so.
 
-from base64 import b32encode
-from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Callable
 from io import BytesIO
-from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
-from random import Random
 from traceback import format_exc
-from typing import Any, Protocol
+from typing import Any
 
-from attrs import frozen
-from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, ISSLTransport, ITCPTransport
-from twisted.internet.protocol import Factory, connectionDone
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.protocol import connectionDone
 from twisted.mail import pop3
 from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
 
-from mailgw.credentials import AccountsUnavailable, LoginRefused
-from mailgw.fetching.mailbox import Mailbox, NoSuchMessage, Reader, Top, open_mailbox
-from mailgw.journal import Connected, Disconnected, Fault, Journal
+from mailgw.fetching.letting_in import Fetching, NotLetIn
+from mailgw.fetching.mailbox import NoSuchMessage, Reader, Top
+from mailgw.journal import Connected, Disconnected, Fault
 from mailgw.tls import facts_of
 from mailgw.values.facts import ClientFacts
 
-__all__ = ["Counter", "Fetching", "Pop3Factory", "Pop3Protocol", "Porter"]
+__all__ = ["Pop3Protocol"]
 
 _MAX_ERRORS = 20  # in a session
 _MOST_WAITING = 1000  # commands in a pipeline: clients that ask for all messages at once are welcome
 _TIMEOUT = 600  # seconds; RFC 1939 §3 wants at least ten minutes
 _AFTER_LOGIN = frozenset({b"STAT", b"LIST", b"RETR", b"DELE", b"NOOP", b"RSET", b"TOP", b"UIDL"})
 _ALWAYS = frozenset({b"CAPA", b"USER", b"PASS", b"STLS", b"QUIT"})
-
-
-class Porter(Protocol):
-    """Who lets clients log in, and writes down what came of it."""
-
-    async def login_with_password(self, client: ClientFacts, username: str, password: str, mechanism: str) -> str:
-        """The login. Raises UnauthorizedLogin, AccountsUnavailable, LoginRefused."""
-
-
-@frozen(kw_only=True)
-class Fetching:
-    """What all sessions of a listener share."""
-
-    listener: str
-    porter: Porter
-    journal: Journal
-    reactor: Any  # IReactorTime, IReactorThreads
-    folder_of: Callable[[str], Path | None]  # the Maildir of a login; None: it can have none
-    fetched: Callable[[IPv4Address | IPv6Address, str], Awaitable[object]]  # told of each login
-    peer_of: Callable[[IAddress | None], tuple[IPv4Address | IPv6Address, int]]
 
 
 class Pop3Protocol(pop3.POP3):
@@ -72,15 +43,15 @@ class Pop3Protocol(pop3.POP3):
     AUTH_CMDS = sorted(_ALWAYS)
     MAX_LENGTH = 1024  # octets of a command
     magic = b"POP3 ready"  # of the greeting; without "<...>" nobody takes it for a challenge (RFC 1939 §7, APOP)
-    factory: Any
+    factory: Any  # a Pop3Factory
     transport: Any
     mbox: Any = None  # a Mailbox after the login
     blocked: Any = None  # commands that wait, while there is something to wait for
 
-    def __init__(self, factory: "Pop3Factory", peer: IAddress | None, session: str) -> None:
+    def __init__(self, factory: Any, peer: IAddress | None, session: str) -> None:
         """Make one for a client at ``peer``, who need not be at the other end of the transport."""
         self.factory = factory
-        self.fetching = factory.fetching
+        self.fetching: Fetching = factory.fetching
         self.ip, self.port = self.fetching.peer_of(peer)
         self.session = session
         self.login = ""
@@ -286,36 +257,18 @@ class Pop3Protocol(pop3.POP3):
         self.end("quit")
 
     async def _log_in(self, user: bytes, password: bytes) -> None:
-        fetching = self.fetching
         try:
-            login = await fetching.porter.login_with_password(self._client(), user.decode(), password.decode(), "POP3")
-            folder = fetching.folder_of(login)
-            if folder is None:
-                self.failResponse(b"[SYS/PERM] you have no mailbox here")
-                return
-            threads = fetching.reactor
-            mailbox: Mailbox = await deferToThreadPool(threads, threads.getThreadPool(), open_mailbox, folder)
-            await self._tell(login)
-        except (UnauthorizedLogin, UnicodeDecodeError):
-            self.failResponse(b"[AUTH] wrong name or password")
-        except LoginRefused as problem:
-            self.failResponse(b"[AUTH] " + problem.reply.text.encode("ascii", "replace"))
-            if problem.reply.code == 421:
+            login, mailbox = await self.fetching.let_in(self._client(), user, password)
+        except NotLetIn as problem:
+            self.failResponse(problem.answer)
+            if problem.is_final:
                 self.end("refused")
-        except AccountsUnavailable:
-            self.failResponse(b"[SYS/TEMP] logins are not possible now, try again later")
         except Exception as problem:
-            fetching.journal.note(Fault(self.session, "pop3", f"login failed: {problem!r}", format_exc()))
+            self.fetching.journal.note(Fault(self.session, "pop3", f"login failed: {problem!r}", format_exc()))
             self.failResponse(b"[SYS/TEMP] local problem, try again later")
         else:
             self.login, self.mbox = login, mailbox
             self.successResponse(b"%d messages" % len(mailbox.messages))
-
-    async def _tell(self, login: str) -> None:
-        try:
-            await self.fetching.fetched(self.ip, login)
-        except Exception as problem:  # he can fetch nevertheless
-            self.fetching.journal.note(Fault(self.session, "pop3", f"nobody remembers that {login} fetched mail: {problem!r}"))
 
     # ── Texts ──
 
@@ -382,54 +335,3 @@ class Pop3Protocol(pop3.POP3):
         return ClientFacts(
             session=self.session, listener=self.fetching.listener, ip=self.ip, port=self.port, kind="submission", tls=tls, login=self.login
         )
-
-
-class Pop3Factory(Factory):
-    """All sessions of a listener; what `mailgw.receive.protocol.SmtpFactory` is for SMTP."""
-
-    noisy = False
-
-    def __init__(
-        self, fetching: Fetching, randomness: Random, *, tls: Any = None, max_sessions: int = 5000, max_sessions_per_client: int = 100
-    ) -> None:
-        """Make one; ``tls`` is what STLS needs; the bounds are on sessions at one time."""
-        self.fetching = fetching
-        self.tls = tls
-        self._randomness = randomness
-        self._max_sessions = max_sessions
-        self._max_per_client = max_sessions_per_client
-        self._there: set[Pop3Protocol] = set()
-        self._by_client: Counter[IPv4Address | IPv6Address] = Counter()
-
-    @property
-    def sessions(self) -> int:
-        """How many there are at this moment."""
-        return len(self._there)
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Make one for a new connection."""
-        return Pop3Protocol(self, addr, b32encode(self._randomness.randbytes(5)).decode())
-
-    def enter(self, protocol: Pop3Protocol) -> bytes:
-        """Count a session in; gives a text if there are too many."""
-        self._there.add(protocol)
-        self._by_client[protocol.ip] += 1
-        if len(self._there) > self._max_sessions:
-            return b"[SYS/TEMP] too many connections, try again later"
-        return b"[SYS/TEMP] too many connections from your address" if self._by_client[protocol.ip] > self._max_per_client else b""
-
-    def leave(self, protocol: Pop3Protocol) -> None:
-        """Count a session out."""
-        self._there.discard(protocol)
-        self._by_client[protocol.ip] -= 1
-        if not self._by_client[protocol.ip]:
-            del self._by_client[protocol.ip]
-
-    def clock_was_set(self, by: float) -> None:
-        """No session keeps a time of day."""
-
-    async def stop(self, grace: float) -> None:  # noqa: ARG002  nobody loses anything: what is marked stays
-        """End all sessions."""
-        for protocol in list(self._there):
-            with suppress(AttributeError):  # one whose TLS has not begun
-                protocol.end("shutdown")

@@ -14,7 +14,8 @@ from twisted.internet.testing import StringTransport
 from zope.interface import alsoProvides, implementer
 
 from mailgw.credentials import AccountsUnavailable, LoginRefused
-from mailgw.fetching.pop3 import Fetching, Pop3Factory
+from mailgw.fetching.letting_in import Fetching
+from mailgw.fetching.sessions import Pop3Factory
 from mailgw.interfaces import MemoryUnavailable
 from mailgw.journal import Journal
 from mailgw.testing import ThreadsAtOnce
