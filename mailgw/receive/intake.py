@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 from tempfile import mkstemp
 from typing import Protocol
@@ -92,19 +93,24 @@ class Intake:
             whole = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
             self._let_go()
             return Content.of(whole)
-        os.close(self._file)
-        self._file = -2
+        self._close()
         return Content(self._path, self._size)
 
     def discard(self) -> None:
-        """Throw away what is left of it."""
-        if self._file >= 0:
-            os.close(self._file)
-        self._file = -1
+        """Throw away what is left of it. A file that the disk does not let go is removed at the next start."""
+        path, self._path = self._path, None
         self._let_go()
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-            self._path = None
+        with suppress(OSError):
+            self._close()
+        if path is not None:
+            with suppress(OSError):
+                path.unlink()
+
+    def _close(self) -> None:
+        # Once, whatever it says: by then the number may be another's.
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
 
     def _let_go(self) -> None:
         self._memory.left += self._held

@@ -1,5 +1,7 @@
 """Bounds and ends of sessions: too many, too slow, shutting down, gone."""
 
+import os
+
 import pytest
 from twisted.internet.defer import Deferred
 
@@ -177,6 +179,38 @@ def test_a_client_that_goes_away_in_the_middle_leaves_nothing(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
     assert one.factory.sessions == 0
     assert one.notes.of(Disconnected)[0].why == "lost"
+
+
+@pytest.mark.parametrize("end", ["goes away", "ends its message"])
+def test_a_file_that_cannot_be_removed_takes_nothing_along(tmp_path, monkeypatch, end):
+    monkeypatch.setattr(intake, "IN_MEMORY", 1000)
+    store = InProcessStore(tmp_path)
+    one = server(store=store)
+    talk = in_data(one)
+    talk.say((b"y" * 70 + b"\r\n") * 40)
+    [file] = tmp_path.iterdir()
+    file.unlink()
+    file.mkdir()  # as on a file system that can only be read from now on
+    if end == "goes away":
+        talk.hang_up()
+    else:
+        store.trouble = StoreUnavailable("read-only")
+        assert talk.say(b".\r\n") == "451 4.3.0 local problem, try again later\r\n"
+        talk.say("QUIT")
+    assert [noted.why for noted in one.notes.of(Disconnected)] == ["lost" if end == "goes away" else "quit"]
+
+
+def test_a_file_is_closed_once_also_where_that_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(intake, "IN_MEMORY", 10)
+    one = intake.Intake(tmp_path)
+    one.write(b"y" * 100)
+    os.close(one._file)  # the disk has its troubles: close(2) fails, and the number is free all the same
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        one.content()
+    anothers = os.open(tmp_path, os.O_RDONLY)
+    one.discard()
+    os.close(anothers)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_big_messages_come_by_file(tmp_path, monkeypatch):
