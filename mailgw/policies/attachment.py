@@ -69,9 +69,9 @@ class Attachment:
     unlisted: Action = "pass"
     """What follows on archives that cannot be looked into: 7z, RAR, CAB, and archives three deep."""
     broken: Action = "pass"
-    """What follows on archives that cannot be read."""
+    """What follows on archives, or members of them, that cannot be read."""
     beyond: Action = "reject"
-    """What follows on what is beyond the bounds below: it is not looked at to its end."""
+    """What follows on what is beyond the bounds below, or can be read in more than one way: it is not looked at to its end."""
     max_parts: int = 500
     max_members: int = 1000
     """Members of all archives of a message."""

@@ -100,11 +100,21 @@ def _readers(data: bytes) -> list[Any]:
         return [_in_zip]
     if data.startswith(tuple(_DECOMPRESSORS)):
         readers.append(_in_compressed)
-    elif data[257:262] == b"ustar":
+    elif _is_tar(data):
         readers.append(_in_tar)
     if _ZIP_END in data[-_ZIP_TAIL:]:
         readers.append(_in_zip)
     return readers
+
+
+def _is_tar(data: bytes) -> bool:
+    """Whether it begins with the header of a member: by its checksum, as old archives say nothing else (pax, "v7")."""
+    if data[257:262] == b"ustar":
+        return True
+    try:
+        return bool(tarfile.TarInfo.frombuf(data[:512], "utf-8", "surrogateescape").name)
+    except tarfile.HeaderError:
+        return False
 
 
 _ZIP_END = b"PK\x05\x06"
@@ -129,8 +139,14 @@ def _in_zip(name: str, data: bytes, bounds: Bounds, depth: int) -> Iterator[Foun
                 yield Found("file", inner)
                 yield Found("unlisted", f"{inner}: compressed in a way that is not known here")
             else:
-                with archive.open(member) as file:
-                    yield from _member(inner, file, bounds, depth)
+                try:
+                    with archive.open(member) as file:
+                        yield from _member(inner, file, bounds, depth)
+                except _TooMuch:
+                    raise
+                except Exception as problem:  # as in members_of; the other members are there all the same
+                    yield Found("file", inner)
+                    yield Found("broken", f"{inner}: {type(problem).__name__}")
 
 
 def _in_tar(name: str, data: bytes, bounds: Bounds, depth: int) -> Iterator[Found]:
@@ -155,11 +171,15 @@ def _member(name: str, file: IO[bytes], bounds: Bounds, depth: int) -> Iterator[
 
 
 def _in_compressed(name: str, data: bytes, bounds: Bounds, depth: int) -> Iterator[Found]:
-    inside = _unpacked(data, bounds)
     stem = _stem(name)
+    try:
+        inside = _unpacked(data, bounds)
+    except Exception:
+        yield Found("file", stem)
+        raise
     yield Found("file", stem, inside[:_HEAD])
     # What gzip has packed is not yet an archive in an archive: .tar.gz is one.
-    yield from members_of(stem, inside, bounds, depth if inside[257:262] == b"ustar" else depth - 1)
+    yield from members_of(stem, inside, bounds, depth if _is_tar(inside) else depth - 1)
 
 
 _XZ_MEMORY = 128 * 1024 * 1024  # an xz file says how much its reader needs, and may say 4 GiB

@@ -5,6 +5,7 @@ import gzip
 import lzma
 import tarfile
 import zipfile
+from base64 import b64encode
 from email.message import EmailMessage
 from io import BytesIO
 
@@ -62,9 +63,23 @@ def letter(data=b"x", name="a.bin", type_="application/octet-stream"):
     return message.as_bytes().replace(b"\n", b"\r\n")
 
 
+def v7(*members):
+    """A tar archive as it was before POSIX: nothing but its checksum says what it is."""
+    data = bytearray(tarred(*members))
+    data[257:265] = bytes(8)
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    return bytes(data)
+
+
 def raw(disposition="", type_="application/octet-stream", body=b"x"):
     head = b"Subject: x\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: " + type_.encode() + b"\r\n"
     return head + (f"Content-Disposition: {disposition}\r\n".encode() if disposition else b"") + b"\r\n" + body + b"\r\n--b--\r\n"
+
+
+def encoded(encoding):
+    """A program in base64."""
+    return raw(type_=f"image/png\r\nContent-Transfer-Encoding: {encoding}", body=b64encode(PROGRAM))
 
 
 def policy(**options):
@@ -86,6 +101,7 @@ def program(name):
 
 UNLISTED = {"unlisted": "reject"}
 CLOSED = "550 5.7.1 archives that cannot be looked into are not accepted here: "
+UNSEEN = "550 5.6.0 the message cannot be looked into"
 BEYOND = "550 5.7.1 archives that unpack to so much are not accepted here: "
 CASES = {
     "plain text": ({}, b"Subject: x\r\n\r\nhello\r\n", "proceed"),
@@ -103,6 +119,19 @@ CASES = {
     "the worse of two names": ({}, raw("attachment; filename=a.txt", "text/plain; name=run.exe"), ending("exe", "run.exe")),
     "written from right to left": ({}, raw("attachment; filename*=utf-8''a%E2%80%AEfdp.exe"), ending("exe", "afdp.exe")),
     "folded": ({}, raw('attachment;\r\n filename="run.exe"'), ending("exe", "run.exe")),
+    "two names in one field": ({}, raw("attachment; filename=a.txt; filename=run.exe"), ending("exe", "run.exe")),
+    "two names, one by rfc 2231": ({}, raw("attachment; filename=a.txt; filename*=utf-8''run.exe"), ending("exe", "run.exe")),
+    "two names, by rfc 2231 first": ({}, raw("attachment; filename*=utf-8''run.exe; FileName=a.txt"), ending("exe", "run.exe")),
+    "name in the disposition": ({}, raw("attachment; name=run.exe"), ending("exe", "run.exe")),
+    "comment behind the name": ({}, raw("attachment; filename=run.exe (a comment)"), ending("exe", "run.exe")),
+    "no comment in a quoted name": ({}, raw('attachment; filename="mail of example.com (1)"'), "proceed"),
+    "a long word": (
+        {},
+        raw(f'attachment; filename="=?utf-8?q?{"=F0=9F=98=80" * 100}.exe?="'),
+        ending("exe", "\N{GRINNING FACE}" * 100 + ".exe"),
+    ),
+    "a codec of Python's": ({}, raw("attachment; filename*=punycode''a-.exe"), ending("exe", "a-.exe")),
+    "name of a message": ({}, raw("attachment; filename=run.js", "message/rfc822", b"x: y\r\n\r\nz"), ending("js", "run.js")),
     "not at the end": ({}, letter(name="exe.txt"), "proceed"),
     "own list": ({"extensions": [".DOC"]}, letter(name="a.doc"), ending("doc", "a.doc")),
     "own list, not the usual": ({"extensions": ["doc"]}, letter(name="a.exe"), "proceed"),
@@ -164,6 +193,21 @@ CASES = {
     ),
     "a tar that is a zip, too": ({}, letter(tarred(("a.txt", b"x")) + zipped(("run.exe", b"x")), "a.zip"), ending("exe", "a.zip: run.exe")),
     "zip, broken, nobody minds": ({}, letter(b"PK\x03\x04xxxx", "a.zip"), "proceed"),
+    "zip, one member broken": (
+        {},
+        letter(zipped(("a.txt", b"x"), ("run.exe", b"x")).replace(b"a.txt", b"b.txt", 1), "a.zip"),
+        ending("exe", "a.zip: run.exe"),
+    ),
+    "zip, the member itself broken": (
+        {},
+        letter(zipped(("run.exe", b"x")).replace(b"run.exe", b"run.txt", 1), "a.zip"),
+        ending("exe", "a.zip: run.exe"),
+    ),
+    "zip, one member broken, and refused": (
+        {"broken": "reject"},
+        letter(zipped(("a.txt", b"x"), ("c.txt", b"x")).replace(b"a.txt", b"b.txt", 1), "a.zip"),
+        "550 5.7.1 broken archives are not accepted here: a.zip: a.txt: BadZipFile",
+    ),
     "zip, many members": (
         {"max_members": 3},
         letter(zipped(*[(f"{n}.txt", b"x") for n in range(4)]), "a.zip"),
@@ -175,6 +219,12 @@ CASES = {
         f"{BEYOND}a.zip: it unpacks to more than is looked at",
     ),
     "tar": ({}, letter(tarred(("a.txt", b"x"), ("run.exe", b"x")), "a.tar"), ending("exe", "a.tar: run.exe")),
+    "tar of old": ({}, letter(v7(("run.exe", b"x")), "a.bin"), ending("exe", "a.bin: run.exe")),
+    "tar of old, packed": (
+        {},
+        letter(gzip.compress(v7(("b.zip", zipped(("run.exe", b"x"))))), "a.tgz"),
+        ending("exe", "a.tar: b.zip: run.exe"),
+    ),
     "tar, program": ({}, letter(tarred(("a.txt", PROGRAM)), "a.tar"), program("a.tar: a.txt")),
     "tar, broken": ({"broken": "tag"}, letter(tarred(("a.txt", b"x" * 2000))[:1000].replace(b"0", b"z"), "a.tar"), "proceed +attachment"),
     "tar.gz": ({}, letter(gzip.compress(tarred(("run.exe", b"x"))), "a.tar.gz"), ending("exe", "a.tar: run.exe")),
@@ -184,6 +234,7 @@ CASES = {
         ending("exe", "a.tar: b.zip: run.exe"),
     ),
     "gz": ({}, letter(gzip.compress(b"x"), "run.exe.gz"), ending("exe", "run.exe")),
+    "gz, broken, name": ({}, letter(gzip.compress(b"x")[:-8] + bytes(8), "run.exe.gz"), ending("exe", "run.exe")),
     "gz, program": ({}, letter(gzip.compress(PROGRAM), "a.gz"), program("a")),
     "gz, a program in the second stream": ({}, letter(gzip.compress(b"") + gzip.compress(PROGRAM), "a.gz"), program("a")),
     "gz, a bomb": (
@@ -213,6 +264,25 @@ CASES = {
         b"".join(b"Content-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (n, n) for n in range(40)) + b"--x\r\n" * 260_000,
         "proceed +attachment",
     ),
+    "many parts, forwarded": (
+        {"max_parts": 2},
+        b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\r\nContent-Type: message/rfc822\r\n\r\nx:\r\n" * 60,
+        UNSEEN,
+    ),
+    "lines and nothing else": ({"beyond": "tag"}, b"Subject: x\r\n\r\n" + b"\r\n" * 1_100_000, "proceed +attachment"),
+    "lines of binary content": ({"beyond": "tag"}, b"Subject: x\r\n\r\n" + b"\r" * 1_100_000, "proceed +attachment"),
+    "two types": ({}, b"Content-Type: text/plain\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\nx\r\n", UNSEEN),
+    "the same type twice": ({}, b"Content-Type: text/plain\r\nContent-Type: text/plain\r\n\r\nx\r\n", "proceed"),
+    "two boundaries": ({}, b"Content-Type: multipart/mixed; boundary=a; boundary=b\r\n\r\n--b\r\n\r\nx\r\n--b--\r\n", UNSEEN),
+    "two encodings": ({}, encoded("7bit\r\nContent-Transfer-Encoding: base64"), UNSEEN),
+    "a message in base64": ({}, raw(type_="message/rfc822\r\nContent-Transfer-Encoding: base64", body=b"eDogeQ0K"), UNSEEN),
+    "a report in base64": ({}, raw(type_="message/delivery-status\r\nContent-Transfer-Encoding: base64", body=b"eDogeQ0K"), "proceed"),
+    "a number of thousands of digits": ({}, raw(f"attachment; filename*{'9' * 5000}*=run.exe"), UNSEEN),
+    "encoding and a blank": ({}, encoded("base64 "), program("part 1")),
+    "encoding and a comment": ({}, encoded("(a comment) base64"), program("part 1")),
+    "encoding in quotes": ({}, encoded('"Base64";'), program("part 1")),
+    "encoding in the next line": ({}, encoded("\r\n base64"), program("part 1")),
+    "encoding that nobody knows": ({}, encoded("base65"), "proceed"),
     "a long field": ({}, raw("attachment; filename=" + "x" * 9000), "550 5.6.0 the message cannot be looked into"),
 }
 

@@ -142,7 +142,10 @@ WORDS = {
     "no character set": ("=?hex?q?61?=", "=?hex?q?61?="),
     "not base64": ("=?utf-8?b?a?=", "=?utf-8?b?a?="),
     "not utf-8": ("=?utf-8?q?=FF?=", "\N{REPLACEMENT CHARACTER}"),
-    "too long": (f"=?utf-8?q?{'a' * 1001}?=", f"=?utf-8?q?{'a' * 1001}?="),
+    "longer than it may be, as mail programs take it": (f"=?utf-8?q?{'a' * 1001}?=", "a" * 1001),
+    "too long": (f"=?utf-8?q?{'a' * 8193}?=", f"=?utf-8?q?{'a' * 8193}?="),
+    "a codec of Python's that takes the square of the text": ("=?punycode?q?a-bc?=", "=?punycode?q?a-bc?="),
+    "another one": ("=?IDNA*de?q?a?=", "=?IDNA*de?q?a?="),
 }
 
 
