@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable
 
 .PHONY: run test lint bench soak crash million clean
-run: $(VENV)/ready
+run: $(VENV)/installed
 	$(BIN)/twistd -n mailgw
 
 test: $(VENV)/ready
@@ -29,10 +30,15 @@ crash: $(VENV)/ready
 million: $(VENV)/ready
 	$(BIN)/python tests/live/million.py $(ARGS)
 
-$(VENV)/ready: setup.cfg pyproject.toml
+$(VENV)/installed: setup.cfg pyproject.toml
+	@echo "Installing mailgw and what it needs into $(VENV)/; this is done once and takes a moment."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[test]'
-	touch $@
+	$(INSTALL) .
+	@touch $@
+
+$(VENV)/ready: $(VENV)/installed
+	$(INSTALL) '.[test]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) demo *.egg-info

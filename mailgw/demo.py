@@ -1,5 +1,7 @@
 """A safe gateway to look at: on loopback only, with a certificate of its own, keeping everything in one folder."""
 
+import re
+import tomllib
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -40,7 +42,7 @@ path = "users"                                # mailgw account add people ben@ex
 # ── Where mail comes in: loopback only ──
 [listen.mx]
 kind     = "relay"
-endpoint = "tcp:2525:interface=127.0.0.1"
+endpoint = "tcp:2525:interface=127.0.0.1"     # is the port taken? any other will do, here and below
 line_endings = "fix"                          # curl and shell scripts send bare LF; a real MX refuses them
 [listen.submission]
 kind     = "submission"                       # always authenticated, always TLS
@@ -74,13 +76,13 @@ path = "outbox"
 
 _HOW_TO = """\
 
-mailgw demo: relay on 127.0.0.1:2525, submission on 127.0.0.1:2587, everything in {folder}/
+mailgw demo: relay on 127.0.0.1:{mx}, submission on 127.0.0.1:{submission}, everything in {folder}/
 
-  Send a message:   curl smtp://127.0.0.1:2525 --mail-from me@example.com --mail-rcpt you@example.org -T README.md
-               or   swaks --server 127.0.0.1:2525 --tls --from me@example.com --to you@example.org
+  Send a message:   curl smtp://127.0.0.1:{mx}/client.example --mail-from me@example.com --mail-rcpt you@example.org -T README.md
+               or   swaks --server 127.0.0.1:{mx} --tls --from me@example.com --to you@example.org
   Read it:          cat {folder}/mail/you/new/*
-  Try to relay:     swaks --server 127.0.0.1:2525 --from me@example.com --to you@elsewhere.example
-  Log in:           swaks --server 127.0.0.1:2587 --tls --auth PLAIN --auth-user {user} --auth-password {password} \\
+  Try to relay:     swaks --server 127.0.0.1:{mx} --from me@example.com --to you@elsewhere.example
+  Log in:           swaks --server 127.0.0.1:{submission} --tls --auth PLAIN --auth-user {user} --auth-password {password} \\
                           --from {user} --to you@elsewhere.example
                     and see {folder}/outbox/new/*
   Ask:              {mailgw} status; {mailgw} route you@example.org; {mailgw} queue list
@@ -105,7 +107,15 @@ def prepare(folder: Path) -> Path:
 def how_to(folder: Path, mailgw: Path) -> str:
     """What to try with the demo in ``folder``; ``mailgw`` is the path of the command."""
     beside = folder / _BESIDE
-    return _HOW_TO.format(folder=folder, mailgw=mailgw, user=USER, password=beside.read_text().strip() if beside.exists() else "...")
+    password = beside.read_text().strip() if beside.exists() else "..."
+    return _HOW_TO.format(folder=folder, mailgw=mailgw, user=USER, password=password, **_ports(folder / "mailgw.toml"))
+
+
+def _ports(configuration: Path) -> dict[str, str]:
+    # Of the demo as it stands there: who had to change them is not to be sent elsewhere.
+    listeners = tomllib.loads(configuration.read_text()).get("listen", {})
+    endpoints = {name: str(listeners.get(name, {}).get("endpoint", "")) for name in ("mx", "submission")}
+    return {name: found[1] if (found := re.search(r"tcp:(\d+)", text)) else "..." for name, text in endpoints.items()}
 
 
 def _make_account(folder: Path) -> None:
