@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mailgw.testing.ports import free_port
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 PATIENCE = 60.0  # seconds until something that must happen counts as not happening
 
@@ -118,6 +120,81 @@ def test_latency_holds_what_the_client_waited_for(per_connection, least):
     assert result["p50_ms"] >= least
 
 
+def latency(port, *options):
+    command = [sys.executable, BENCHMARKS / "latency.py", str(port), *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_one_message_on_each_connection(tools, sink):
+    from load import content
+
+    status, result = latency(ask(sink)["port"], "--messages", 7, "--pause", 0)
+    sink.stdin.write("\n")
+    arrived = ask(sink)
+    assert (status, result["acknowledged"], result["failed"]) == (0, 7, 0)
+    assert (arrived["messages"], arrived["octets"], arrived["connections"]) == (7, 7 * len(content(1024)), 7)
+    assert 0 < result["p50_ms"] <= result["p99_ms"] <= result["seconds"] * 1000
+
+
+@pytest.mark.parametrize(
+    ("replies", "why"),
+    [
+        pytest.param([b"220 here\r\n", b"250-a\r\n250", b" b\r\n", b"452 4.3.1 full\r\n"], "452 4.3.1 full", id="refused"),
+        pytest.param([b"220 here\r\n", b"250 a\r\n"], "connection closed", id="lost"),
+        pytest.param([b"220-here\r\n220 it is\r\n", b"250-a\r\n"], "connection closed", id="lost-in-a-reply"),
+    ],
+)
+def test_what_goes_wrong_is_no_latency(replies, why):
+    def talk(stream):
+        for reply in replies:
+            stream.write(reply)
+            if reply.endswith(b"\n"):
+                stream.readline()
+
+    status, result = latency(serve(talk), "--messages", 2, "--pause", 0)
+    assert (status, result["acknowledged"], result["failed"], result["first_failure"]) == (1, 0, 2, why)
+
+
+@pytest.mark.parametrize(
+    ("per_process", "written"),
+    [
+        pytest.param(["cpu.cfs_quota_us"], {"cpu.cfs_period_us": "10000", "cpu.cfs_quota_us": "2500"}, id="v1"),
+        pytest.param([], {"cpu.max": "2500 10000"}, id="v2"),
+    ],
+)
+def test_each_process_has_its_share(tools, tmp_path, per_process, written):
+    from quota import Quota
+
+    for name in per_process:
+        (tmp_path / name).write_text("-1")
+    with Quota(0.25, [11, 12], tmp_path):
+        for pid in ("11", "12"):
+            group = tmp_path / f"mailgw-benchmark-{pid}"
+            assert {file.name: file.read_text() for file in group.iterdir()} == {**written, "cgroup.procs": pid}
+            for file in group.iterdir():
+                file.unlink()  # the files of a real one go with it
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*per_process, "cgroup.procs"])
+
+
+@pytest.mark.live
+def test_a_share_is_all_that_a_process_gets(tools):
+    import quota
+
+    if reason := quota.missing():
+        pytest.skip(reason)
+    burn = "import time\nprint('here', flush=True)\ninput()\nbegan = time.monotonic()\nwhile time.process_time() < 0.2: pass\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{burn}print(time.monotonic() - began)"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "here\n"
+        with quota.Quota(0.25, [process.pid]):
+            # 0.2 s of CPU, less what it had before; it may use the rest of a period at each end.
+            assert float(process.communicate("\n")[0]) > 0.4
+    assert not (quota._root() / f"mailgw-benchmark-{process.pid}").exists()
+
+
 @pytest.mark.parametrize(
     ("values", "share", "expected"),
     [([], 0.5, 0.0), ([3.0], 0.99, 3.0), ([2.0, 1.0], 0.5, 1.0), ([*range(100, 0, -1)], 0.99, 99), ([*range(1000, 0, -1)], 0.5, 500)],
@@ -178,7 +255,7 @@ def is_running(pid):
 
 @pytest.fixture
 def bare(tools, tmp_path):
-    from process_tree import ProcessTree, free_port
+    from process_tree import ProcessTree
     from servers import SERVERS, Wish
 
     port = free_port()
@@ -244,6 +321,7 @@ def run(*options):
     [
         pytest.param("10 sessions, pipelined", ["bare", "mailgw"], "cpu", id="accept"),
         pytest.param("10 KiB", ["mailgw", "aiosmtpd"], "cpu", id="beside-aiosmtpd"),
+        pytest.param("accept alone", ["mailgw"], "cpu", id="accept-alone"),
         pytest.param("relay", ["mailgw"], "cpu", id="relay"),
         pytest.param("at once", ["mailgw"], "memory", id="big"),
         pytest.param("2,000 connections", ["mailgw"], "memory", id="idle"),

@@ -14,9 +14,10 @@ import threading
 import time
 from pathlib import Path
 
-from processes import SmtpSink, free_port, gateway_in, wait_until
+from processes import SmtpSink, gateway_in, wait_until
 
 from mailgw.storage.sqlite import SqliteStore
+from mailgw.testing.ports import free_port
 from mailgw.testing.stores import Pump
 from mailgw.values.address import Address
 from mailgw.values.content import Content

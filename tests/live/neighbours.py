@@ -9,7 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from processes import PATIENCE, answers, free_port, mails, need, wait_until
+from processes import PATIENCE, answers, mails, need, wait_until
+
+from mailgw.testing.ports import free_port
 
 NOBODY = 65534  # the user and group that own the mailboxes: both servers refuse to write mail as root
 

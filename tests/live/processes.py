@@ -15,15 +15,10 @@ from pathlib import Path
 import pytest
 
 from mailgw.admin.client import Daemon
+from mailgw.testing.ports import free_port
 
 BIN = Path(sys.executable).parent
 PATIENCE = 30.0  # seconds until something that must happen counts as not happening
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_until(condition, what, patience=PATIENCE):

@@ -20,10 +20,12 @@ import trustme
 from collecting import Log, Round, from_bounces, from_ledger, from_maildir
 from letters import Books
 from next_hop import next_hop
-from processes import below, free_port, gateway_in, wait_until
+from processes import below, gateway_in, wait_until
 from rich.console import Console
 from rich.table import Table
 from traffic import Traffic
+
+from mailgw.testing.ports import free_port
 
 LISTEN = """\
 starttls = "offer"

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from name_server import NameServer
-from processes import free_port, gateway_in, mails, wait_until
+from processes import gateway_in, mails, wait_until
+
+from mailgw.testing.ports import free_port
 
 pytestmark = pytest.mark.live
 

@@ -19,10 +19,11 @@ import pytest
 from attrs import field, frozen
 from click.testing import CliRunner
 from name_server import NameServer
-from processes import PATIENCE, Gateway, SmtpSink, free_port
+from processes import PATIENCE, Gateway, SmtpSink
 
 from mailgw.admin.cli import main
 from mailgw.components import catalogue
+from mailgw.testing.ports import free_port
 
 pytestmark = pytest.mark.live
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import trustme
 from neighbours import Dovecot
-from processes import BIN, PATIENCE, SmtpSink, free_port, gateway_in, need, wait_until
+from processes import BIN, PATIENCE, SmtpSink, gateway_in, need, wait_until
+
+from mailgw.testing.ports import free_port
 
 pytestmark = pytest.mark.live
 

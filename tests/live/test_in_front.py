@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import trustme
-from processes import PATIENCE, answers, free_port, gateway_in, mails, need, wait_until
+from processes import PATIENCE, answers, gateway_in, mails, need, wait_until
+
+from mailgw.testing.ports import free_port
 
 pytestmark = pytest.mark.live
 

@@ -20,8 +20,10 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
-from processes import BIN, PATIENCE, Gateway, free_port, mails, need, wait_until
+from processes import BIN, PATIENCE, Gateway, mails, need, wait_until
 from scramp import ScramClient, ScramMechanism
+
+from mailgw.testing.ports import free_port
 
 pytestmark = pytest.mark.live
 

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import trustme
 from OpenSSL import SSL
-from processes import Gateway, SmtpSink, free_port, wait_until
+from processes import Gateway, SmtpSink, wait_until
 from rude import Client, RudeDns, RudeHop, answering, flooding, saying
+
+from mailgw.testing.ports import free_port
 
 pytestmark = pytest.mark.live
 

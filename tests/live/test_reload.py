@@ -6,10 +6,11 @@ import socket
 import threading
 
 import pytest
-from processes import PATIENCE, free_port, gateway_in, wait_until
+from processes import PATIENCE, gateway_in, wait_until
 
 from mailgw.admin.client import Refused
 from mailgw.admin.speaking import CODES
+from mailgw.testing.ports import free_port
 
 pytestmark = pytest.mark.live
 

@@ -10,8 +10,9 @@ from base64 import b64encode
 import pytest
 import trustme
 from cryptography import x509
-from processes import PATIENCE, Gateway, free_port, need, wait_until
+from processes import PATIENCE, Gateway, need, wait_until
 
+from mailgw.testing.ports import free_port
 from mailgw.tls import names_of
 
 ANNA = "anna@example.org"

@@ -11,11 +11,12 @@ import urllib.request
 from contextlib import suppress
 
 import pytest
-from processes import BIN, PATIENCE, SmtpSink, answers, free_port, mails, wait_until
+from processes import BIN, PATIENCE, SmtpSink, answers, mails, wait_until
 from several import REST, WAITING, Workers, is_running, load
 
 from mailgw.admin.client import Refused
 from mailgw.storage.parts import NUMBERS
+from mailgw.testing.ports import free_port
 
 pytestmark = pytest.mark.live
 

@@ -8,10 +8,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from processes import PATIENCE, answers, free_port, mails, need, wait_until
+from processes import PATIENCE, answers, mails, need, wait_until
 from several import REST, Workers, load
 
 from mailgw.admin.client import Refused
+from mailgw.testing.ports import free_port
 
 pytestmark = pytest.mark.live
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from mailgw.testing.ports import free_port
+
 NOBODY = 65534  # who runs them: PostgreSQL refuses root
 PATIENCE = 30.0  # seconds
 
@@ -102,9 +104,7 @@ class MariaDb(DatabaseServer):
         server, install = program("mariadbd"), program("mariadb-install-db")
         super().__init__()
         data, self.socket = self.folder / "data", self.folder / "socket"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         common = ["--no-defaults", f"--datadir={data}", f"--tmpdir={self.folder}"]
         self.prepare(install, *common, "--auth-root-authentication-method=normal", "--skip-test-db")
         where = [f"--socket={self.socket}", "--bind-address=127.0.0.1", f"--port={self.port}", f"--pid-file={self.folder}/pid"]

@@ -15,6 +15,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from mailgw.testing.ports import free_port
+
 NOBODY = 65534
 PATIENCE = 30.0  # seconds, only reached by a fault
 
@@ -52,12 +54,6 @@ def program(name):
     if found is None:
         pytest.skip(f"{name} is not installed")
     return found
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Server:

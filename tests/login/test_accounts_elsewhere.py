@@ -2,7 +2,7 @@
 
 import pytest
 import trustme
-from neighbours_who_know import DovecotAuth, Loop, OpenLdap, free_port
+from neighbours_who_know import DovecotAuth, Loop, OpenLdap
 from twisted.cred.credentials import UsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from zope.interface import implementer
@@ -12,6 +12,7 @@ from mailgw.gateways.dialing import Dialer
 from mailgw.login.dovecot import Dovecot
 from mailgw.login.ldap import Ldap
 from mailgw.smtp.sasl_client import Proof, choose
+from mailgw.testing.ports import free_port
 from mailgw.values.secret import Secret
 
 pytestmark = pytest.mark.live
