@@ -5,7 +5,7 @@ from math import inf
 from random import Random
 from typing import Any
 
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 from twisted.python.reflect import safe_repr
 
 from mailgw.journal import Delayed, Delivered, Failed
@@ -35,20 +35,59 @@ class Conclusion:
 
 
 def understand(answer: object, recipients: Sequence[Queued]) -> tuple[Mapping[Address, Outcome], str]:
-    """Check what a gateway answered: the outcomes that are some, and what is wrong with the rest, or the empty string."""
+    """Check what a gateway answered: the outcomes that are some, and what is wrong with it, or the empty string.
+
+    An outcome whose fate is clear stands, without the nonsense that it holds besides: to try again might deliver twice.
+    """
     if not isinstance(answer, Mapping):
         return {}, f"gateway answered {in_brief(answer)}, which is no mapping of addresses to outcomes"
-    outcomes, missing = {}, []
+    outcomes, missing, odd = {}, [], []
     for queued in recipients:
         try:
             outcome = answer.get(queued.recipient.address)
         except Exception as problem:  # a mapping of the plugin's own
             outcome = problem
-        if isinstance(outcome, Outcome) and isinstance(outcome.reply, Reply):
+        if isinstance(outcome, Outcome) and isinstance(outcome.fate, Fate) and isinstance(outcome.reply, Reply):
+            if not _is_sound(outcome):
+                odd.append(f"{queued.recipient.address}: {in_brief(outcome)}")
+                outcome = _mended(outcome)
             outcomes[queued.recipient.address] = outcome
         else:
             missing.append(f"{queued.recipient.address}: {in_brief(outcome)}")
-    return outcomes, f"gateway gave no outcome for {', '.join(missing)}" if missing else ""
+    problems = [f"no outcome for {', '.join(missing)}"] * bool(missing) + [f"an odd outcome for {', '.join(odd)}"] * bool(odd)
+    return outcomes, f"gateway gave {' and '.join(problems)}" if problems else ""
+
+
+def _is_sound(outcome: Outcome) -> bool:
+    """Whether all that will be counted with and written down is what it must be."""
+    reply, wait = outcome.reply, outcome.retry_after
+    return (
+        isinstance(outcome.handed, Handed)
+        and (wait is None or isinstance(wait, int | float))
+        and isinstance(reply.enhanced, str)
+        and isinstance(outcome.peer, str)
+        and _can_be_kept(outcome.peer)
+        and _can_be_kept(reply.text)
+    )
+
+
+def _can_be_kept(text: str) -> bool:
+    return text.isascii() or text == _kept(text)
+
+
+def _kept(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()  # no store takes a lone surrogate
+
+
+def _mended(outcome: Outcome) -> Outcome:
+    reply, wait = outcome.reply, outcome.retry_after
+    return evolve(
+        outcome,
+        reply=Reply(reply.code, reply.enhanced if isinstance(reply.enhanced, str) else "", _kept(reply.text)),
+        peer=_kept(outcome.peer) if isinstance(outcome.peer, str) else "",
+        handed=outcome.handed if isinstance(outcome.handed, Handed) else Handed.MAILBOX,
+        retry_after=wait if isinstance(wait, int | float) else None,
+    )
 
 
 def in_brief(thing: object) -> str:

@@ -11,9 +11,12 @@ from mailgw.queue.retry import Schedule
 from mailgw.routes.default import Default
 from mailgw.routing import Routing, Rule
 from mailgw.storage.in_process import InProcessStore
-from mailgw.testing.facts import an_address
+from mailgw.storage.sqlite import SqliteStore
+from mailgw.testing.facts import MESSAGE, an_address, an_envelope
 from mailgw.testing.gateways import HANG, OUTCOMES, ScriptedGateway
 from mailgw.testing.running import run
+from mailgw.testing.stores import Pump
+from mailgw.values.content import Content
 from mailgw.values.delivery import Destination, Handed, Recipient, Route, delivered, later, never, unknown
 from mailgw.values.ledger import Order, Selection, State
 from mailgw.values.reply import Reply
@@ -353,15 +356,50 @@ def test_a_gateway_that_fails_later_is_the_same():
     assert "broken" in house.noted("Fault")[0].problem
 
 
-def test_an_outcome_of_nonsense_does_not_stop_the_others():
+ODD = {
+    "a wait that is a text": ({"retry_after": "5"}, "busy"),
+    "a wait that is a text, of one that is down": ({"retry_after": "5", "unreachable": True}, "busy"),
+    "a peer that is none": ({"peer": None}, "busy"),
+    "a peer in octets": ({"peer": b"mx.example"}, "busy"),
+    "a peer that cannot be written": ({"peer": "mx\udcff.example"}, "busy"),
+    "a text that cannot be written": ({"reply": Reply(451, "4.2.1", "busy\udcff")}, "busy?"),
+    "handed nowhere": ({"handed": "nowhere"}, "busy"),
+}
+
+
+@pytest.mark.parametrize(("odd", "said"), ODD.values(), ids=ODD)
+def test_an_outcome_that_is_half_nonsense_counts_with_the_other_half_and_stops_nobody(tmp_path, odd, said):
+    pump = Pump()
+    store = SqliteStore.open(tmp_path, pump)
+    house = House(store=store)
+    house.mailboxes.outcomes = {"anna@example.org": evolve(later(Reply(451, "4.2.1", "busy")), **odd)}
+    for recipient in ("anna@example.org", "ben@example.org"):
+        routed = [(Recipient(an_address(recipient)), Destination("mailboxes"))]
+        house.dispatcher.offer(pump.run(store.put(an_envelope(arrived=START), Content.of(MESSAGE), routed)))
+    [row] = pump.run(settled(store))[:1]
+    assert (row.address, row.state, row.leased, row.reply) == ("anna@example.org", State.WAITING, False, f"451 4.2.1 {said}")
+    assert not house.dispatcher.status()["store_blocked"]
+    [fault] = house.noted("Fault")
+    assert fault.problem.startswith("gateway gave an odd outcome for anna@example.org: Outcome(")
+    pump.run(store.close())
+
+
+async def settled(store):
+    """What is in the store when nothing of it is leased any more."""
+    for _ in range(100):
+        await store.waiting()  # the writer's thread has done what came before
+        if not store.leased():
+            break
+    return await store.find(Selection())
+
+
+def test_an_odd_outcome_that_says_delivered_is_not_tried_again():
     house = House()
-    odd = delivered()
-    object.__setattr__(odd, "handed", "nowhere")
-    house.mailboxes.outcomes = {"anna@example.org": odd}
+    house.mailboxes.outcomes = {"anna@example.org": evolve(delivered(), handed="nowhere", peer=None)}
     house.send(Recipient(an_address("anna@example.org"), frozenset({"SUCCESS"})))
-    house.send("ben@example.org")
-    assert [(row.address, row.leased) for row in house.rows()] == [("anna@example.org", True)]
-    assert "could not be settled" in house.noted("Fault")[0].problem
+    assert house.rows() == []
+    assert [set(actions(dsn).values()) for dsn in house.dsns] == [{"delivered"}]
+    assert len(house.noted("Fault")) == 1
 
 
 def test_a_gateway_that_is_gone():
