@@ -97,7 +97,7 @@ class Headers:
     present: Action = "reject"
     """What follows where a forbidden field is there."""
     unreadable: Action = "reject"
-    """What follows where the header section is too long to be looked at."""
+    """What follows where the header section is too long to be looked at, or has a bare CR or LF, which readers take differently."""
     rules: list[FieldRule] = field(factory=list)
     tag: str = "header"
 
@@ -106,7 +106,7 @@ class Headers:
         try:
             fields = list(fields_of(facts.content))
         except Unreadable as problem:
-            return act(self.unreadable, str(problem), status="6.0", tag=self.tag, remedy="a shorter header section")
+            return act(self.unreadable, str(problem), status="6.0", tag=self.tag, remedy="a header section of less than 1 MiB, with CRLF alone as line ends")
         found = list(self._faults(fields))
         return together(found) if found else _FINE
 

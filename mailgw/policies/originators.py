@@ -31,6 +31,8 @@ def fields_of(content: Content) -> Iterator[tuple[str, bytes]]:
         raise Unreadable("the header section is too long")
     name, value = "", b""
     for line in header.split(b"\r\n"):
+        if b"\n" in line or b"\r" in line:  # as BODY=BINARYMIME lets it: some readers see another field behind it
+            raise Unreadable("the header section has a bare CR or LF")
         if line[:1] in (b" ", b"\t"):
             value += line
             continue

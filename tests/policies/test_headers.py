@@ -67,6 +67,7 @@ CASES = {
     "as it stands": (rule(r"=\?utf-8\?"), b"Date: x\r\nFrom: y\r\nSubject: =?utf-8?Q?x?=\r\n", REFUSED),
     "empty": (rule("^$"), b"Date: x\r\nFrom: y\r\nSubject:\r\n", REFUSED),
     "too long": ({}, FINE + b"X: y\r\n" * 200_000, "550 5.6.0 the header section is too long"),
+    "a bare LF": ({}, FINE + b"X: y\nFrom: ceo@example.com\r\n", "550 5.6.0 the header section has a bare CR or LF"),
     "too long, tagged": ({"unreadable": "tag"}, FINE + b"X: y\r\n" * 200_000, "proceed +header"),
 }
 
@@ -77,7 +78,7 @@ def test_headers(options, header, expected):
     assert verdict(decision) == expected
     if decision.verdict.value != "proceed":
         assert decision.remedy
-        assert decision.evidence or "too long" in expected
+        assert decision.evidence or "the header section" in expected
 
 
 def test_a_message_in_a_file(tmp_path):

@@ -245,6 +245,8 @@ STRANGE = [
     (b"From: " + b"(" * 4000 + b"\r\n", "550 5.7.1 the From: field cannot be read"),
     (b"From: " + b"anna@example.org, " * 1000 + b"\r\n", "550 5.7.1 the From: field is too long"),
     (b"From: anna@example.org\r\nSender: <>\r\n", "550 5.7.1 the Sender: field cannot be read"),
+    (b"X: y\nFrom: ceo@example.org\r\nFrom: anna@example.org\r\n", "550 5.7.1 the header section has a bare CR or LF"),
+    (b"X: y\rFrom: ceo@example.org\r\nFrom: anna@example.org\r\n", "550 5.7.1 the header section has a bare CR or LF"),
     (b"X: " + b"y" * 2**20 + b"\r\nFrom: ceo@example.org\r\n", "550 5.7.1 the header section is too long"),
     (b"no field at all\r\nFrom: ceo@example.org\r\n", NOT_OWN.format("ceo@example.org")),
 ]
