@@ -67,8 +67,13 @@ class Routing:
                 answer = await answer
             if answer is None:
                 continue
-            if not isinstance(answer, Route) or not answer.gateway:
+            if not (isinstance(answer, Route) and _is_name(answer.gateway) and (not answer.next_hop or _is_name(answer.next_hop))):
                 raise TypeError(f"route {rule.name} answered {answer!r}, which is no Route")
             next_hop = answer.next_hop or (facts.recipient.domain if answer.gateway in self.by_domain else "")
             return Found(rule, answer, Destination(answer.gateway, next_hop))
         return None
+
+
+def _is_name(text: object) -> bool:
+    # What no store can write down would keep it from writing anything else.
+    return isinstance(text, str) and bool(text) and text.isprintable()

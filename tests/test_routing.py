@@ -46,7 +46,11 @@ class Odd:
         return self.answer
 
 
-@pytest.mark.parametrize("answer", ["mailboxes", Route(""), 0, False, [Route("a")]], ids=repr)
+ODD_NAMES = [Route(7), Route("\udcff"), Route("a", 7), Route("a", "b\n"), Route("a", "b\udcff")]  # none of which can be written down
+NONSENSE = ["mailboxes", Route(""), 0, False, [Route("a")], *ODD_NAMES]
+
+
+@pytest.mark.parametrize("answer", NONSENSE, ids=ascii)
 def test_nonsense_is_an_error(answer):
     with pytest.raises(TypeError, match="route odd answered"):
         run(Routing([Rule("odd", Odd(answer)), *RULES]).find(a_recipient()))
