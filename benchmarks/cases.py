@@ -1,17 +1,19 @@
 """The cases: what is done to a server, and what is counted. Each gives the same figures about one unit of its own."""
 
 import json
+import socket
 import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from attrs import asdict, frozen
 from name_server import NameServer
 from process_tree import ProcessTree, free_port
+from quota import Quota
 from servers import NAMES, Server, Wish
 
 __all__ = ["CASES", "Case", "Figures"]
@@ -75,21 +77,26 @@ def _tool(*words: object) -> dict[str, Any]:
 
 @frozen(kw_only=True)
 class Mail(Case):
-    """Messages, as load.py sends them; the server discards what it accepted, or relays it to a sink."""
+    """Messages, as load.py sends them. What was accepted is discarded, or relayed to a sink, or waits for a next hop that is silent."""
 
     sessions: int = 10
     per_connection: int = 0  # 0: all messages of a session on one connection
     size: int = 1024  # octets
     how: str = "one-by-one"  # as load.py has it
-    pause: float = 0.0  # seconds before each connection
-    relay: bool = False
+    then: Literal["discarded", "relayed", "waiting"] = "discarded"
+    share: float | None = None  # of one core, for each process of the server; None: all that there is
 
     def measure(self, server: Server, folder: Path, amount: int) -> Figures:
         with (
             _Sink() as sink,
+            socket.create_server(("127.0.0.1", 0), backlog=200) as silent,  # it takes connections, and never says a word
             NameServer(NAMES) as names,
-            _running(server, folder, Wish(sink=sink.port if self.relay else None, name_server=names.address)) as (tree, port, _),
+            ExitStack() as stack,
         ):
+            next_hop = {"discarded": None, "relayed": sink.port, "waiting": silent.getsockname()[1]}[self.then]
+            tree, port, _ = stack.enter_context(_running(server, folder, Wish(sink=next_hop, name_server=names.address)))
+            if self.share is not None:
+                stack.enter_context(Quota(self.share, tree.pids()))
             warmed = max(amount // 10, min(self.sessions, amount))
             self.load(port, warmed)
             tree.wait_until_calm()
@@ -99,7 +106,7 @@ class Mail(Case):
             if names.asked > asked:
                 raise RuntimeError(f"{server.name} asked the name server {names.asked - asked} times, with a warm cache")
             cpu, memory, seconds = tree.cpu() - before, tree.peak_memory(), result["seconds"]
-            if self.relay:
+            if self.then == "relayed":
                 arrived = sink.status()
                 if arrived["messages"] != warmed + amount:
                     raise RuntimeError(f"{server.name} was given {warmed + amount} messages, {arrived['messages']} arrived")
@@ -120,7 +127,7 @@ class Mail(Case):
 
     def load(self, port: int, messages: int) -> dict[str, Any]:
         words = ["--messages", messages, "--sessions", min(self.sessions, messages), "--size", self.size, "--how", self.how]
-        return _tool("load.py", port, *words, "--per-connection", self.per_connection, "--pause", self.pause)
+        return _tool("load.py", port, *words, "--per-connection", self.per_connection)
 
 
 @frozen(kw_only=True)
@@ -133,6 +140,17 @@ class BigMail(Mail):
 
     def weight(self) -> float:
         return self.size / 1e9
+
+
+@frozen(kw_only=True)
+class Latency(Mail):
+    """A message every now and then, on a new connection each."""
+
+    least: int = 20
+    headline: Literal["cpu", "rate", "memory", "p50", "p99"] = "p99"
+
+    def load(self, port: int, messages: int) -> dict[str, Any]:
+        return _tool("latency.py", port, "--messages", messages, "--size", self.size, "--pause", 0.01)
 
 
 class _Sink:
@@ -176,7 +194,7 @@ class Idle(Case):
 
     def measure(self, server: Server, folder: Path, amount: int) -> Figures:
         with _running(server, folder, Wish()) as (tree, port, _):
-            probe = Mail(name="probe", amount=20, sessions=1, per_connection=1, pause=0.01)
+            probe = Latency(name="probe", amount=20)
             probe.load(port, 20)
             tree.wait_until_calm()
             before, cpu = tree.memory(), tree.cpu()
@@ -247,8 +265,21 @@ def _like(case: Mail, **changes: Any) -> Mail:
     return Mail(**{**asdict(case, recurse=False), **changes})
 
 
+_WORKERS = Mail(
+    name="accept, 1 KiB, 50 sessions, BDAT, by workers",
+    sessions=50,
+    how="bdat",
+    amount=10000,
+    least=50,
+    servers=("mailgw", "2 workers"),
+    compared=("mailgw",),
+    needs=frozenset({"workers"}),
+    headline="rate",
+)
+
 CASES: tuple[Case, ...] = (
     _ALL,
+    _like(_ALL, name="accept alone, 1 KiB, 10 sessions, the next hop is silent", then="waiting"),
     _like(_ALL, name="accept, 1 KiB, 1 session", sessions=1, amount=2000),
     _like(_ALL, name="accept, 1 KiB, 50 sessions", sessions=50),
     _like(_ALL, name="accept, 1 KiB, 200 sessions", sessions=200),
@@ -257,7 +288,7 @@ CASES: tuple[Case, ...] = (
     _like(_ALL, name="accept, 1 KiB, 10 sessions, pipelined", how="pipelined", needs=frozenset({"PIPELINING"})),
     _like(_ALL, name="accept, 1 KiB, 10 sessions, BDAT", how="bdat", needs=frozenset({"BDAT"})),
     _like(_ALL, name="accept, 10 KiB, 10 sessions", size=10240),
-    _like(_ALL, name="relay, 1 KiB, 10 sessions", relay=True, needs=frozenset({"relaying"}), amount=6000),
+    _like(_ALL, name="relay, 1 KiB, 10 sessions", then="relayed", needs=frozenset({"relaying"}), amount=6000),
     BigMail(name="accept, 25 MiB, 4 sessions", sessions=4, amount=40, least=4, rounds=2),
     BigMail(name="accept, 25 MiB, 100 sessions at once", sessions=100, amount=100, least=4, rounds=1, headline="memory"),
     Idle(name="idle, 2,000 connections", amount=2000),
@@ -268,27 +299,9 @@ CASES: tuple[Case, ...] = (
         servers=("no records", "mailgw", "six policies", "policies and records"),
         compared=("no records",),
     ),
-    Mail(
-        name="latency, 1 KiB, a new connection every 10 ms",
-        sessions=1,
-        per_connection=1,
-        pause=0.01,
-        amount=500,
-        least=20,
-        rounds=2,
-        headline="p99",
-    ),
+    Latency(name="latency, 1 KiB, a new connection every 10 ms", amount=500),
     Handshakes(name="STARTTLS, 10 sessions", amount=1000, rounds=2),
     StartUp(name="start-up", amount=1),
-    Mail(
-        name="accept, 1 KiB, 50 sessions, BDAT, by workers",
-        sessions=50,
-        how="bdat",
-        amount=10000,
-        least=50,
-        servers=("mailgw", "2 workers"),
-        compared=("mailgw",),
-        needs=frozenset({"workers"}),
-        headline="rate",
-    ),
+    _WORKERS,
+    _like(_WORKERS, name=f"{_WORKERS.name}, each with half a core", share=0.5, needs=frozenset({"workers", "a bound on its CPU"})),
 )

@@ -62,8 +62,8 @@ def script(how: str, size: int) -> Script:
 class Load:
     """One run. `run` it; what came of it is in the attributes."""
 
-    def __init__(self, port: int, script: Script, sessions: int, messages: int, per_connection: int, pause: float = 0.0) -> None:
-        self.port, self.script, self.per_connection, self.pause = port, script, per_connection, pause
+    def __init__(self, port: int, script: Script, sessions: int, messages: int, per_connection: int) -> None:
+        self.port, self.script, self.per_connection = port, script, per_connection
         self.left = messages  # not begun yet
         self.failed = 0
         self.first_failure = ""
@@ -107,7 +107,6 @@ class Load:
     def connect(self) -> None:
         """Open a session for the next message, if one is left."""
         if self.left:
-            time.sleep(self.pause)
             self.left -= 1
             self.connections += 1
             session = Session(self)
@@ -231,12 +230,9 @@ def main() -> int:
     options.add_argument("--per-connection", type=int, default=0, help="messages before QUIT; 0: no end (%(default)s)")
     options.add_argument("--size", type=int, default=1024, help="octets of a message (%(default)s)")
     options.add_argument("--how", choices=["one-by-one", "pipelined", "bdat"], default="one-by-one")
-    options.add_argument("--pause", type=float, default=0.0, help="seconds before each connection; with one session only (%(default)s)")
     chosen = options.parse_args()
-    if chosen.pause and chosen.sessions != 1:
-        options.error("--pause holds up all sessions; say --sessions 1")
     spoken = script(chosen.how, chosen.size)
-    load = Load(chosen.port, spoken, chosen.sessions, chosen.messages, chosen.per_connection, chosen.pause)
+    load = Load(chosen.port, spoken, chosen.sessions, chosen.messages, chosen.per_connection)
     result = load.run()
     print(json.dumps(result))
     return 1 if result["failed"] else 0

@@ -10,6 +10,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+import quota
 from attrs import Factory, fields_dict, frozen
 from trustme import CA
 
@@ -217,6 +218,7 @@ class Server:
 
 _NO_DELIVERY = "it delivers nothing"
 _IN_MEMORY = "it holds whole messages in memory"
+_UNBOUND = {"a bound on its CPU": reason} if (reason := quota.missing()) else {}
 _NO_WORKERS = {} if "workers" in fields_dict(ServerTable) else {"workers": "[server] has no key workers"}
 
 SERVERS = {
@@ -228,8 +230,8 @@ SERVERS = {
             1.0,
             {"relaying": _NO_DELIVERY, "BDAT": "it does not know CHUNKING", "big messages": _IN_MEMORY},
         ),
-        Server("mailgw", _mailgw, 0.5, _NO_WORKERS),
-        Server("2 workers", partial(_mailgw, workers=2), 0.5, _NO_WORKERS),
+        Server("mailgw", _mailgw, 0.5, _NO_WORKERS | _UNBOUND),
+        Server("2 workers", partial(_mailgw, workers=2), 0.5, _NO_WORKERS | _UNBOUND),
         Server("no records", partial(_mailgw, records=False), 0.5),
         Server("six policies", partial(_mailgw, records=False, policies=True), 0.5),
         Server("policies and records", partial(_mailgw, policies=True), 0.5),
