@@ -52,15 +52,26 @@ class HeaderField:
         bare = self.value.replace("\r\n", "")
         if "\r" in bare or "\n" in bare or "\0" in bare:
             raise ValueError("a header field value must not contain bare CR, bare LF or NUL")
+        _check(self.value)
 
 
 @frozen
 class AuthResult:
-    """One authentication result (RFC 8601), for later policies: ``AuthResult("spf", "pass", {"smtp.mailfrom": "example.org"})``."""
+    """One authentication result (RFC 8601), for later policies: ``AuthResult("spf", "pass", (("smtp.mailfrom", "example.org"),))``."""
 
     method: str
     result: str
     properties: tuple[tuple[str, str], ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        _check(self.method, self.result)
+        for name, value in self.properties:
+            _check(name, value)
+
+
+def _check(*texts: str) -> None:
+    for text in texts:
+        text.encode()  # with a lone surrogate it cannot be sent; UnicodeEncodeError is a ValueError
 
 
 @frozen
@@ -93,6 +104,8 @@ class Decision:
             raise ValueError("a rejection needs a 5yz reply")
         if not 0 <= self.wait <= LONGEST_WAIT:
             raise ValueError(f"a client may wait from 0 to {LONGEST_WAIT:g} seconds")
+        if self.tags and not all(tag.isprintable() for tag in self.tags):
+            raise ValueError("a tag is a printable text")  # the queue keeps one a line
 
 
 _PROCEED = Decision(Verdict.PROCEED)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailgw.values.decision import Decision, HeaderField, Verdict, defer, discard, permit, proceed, quarantine, reject
+from mailgw.values.decision import AuthResult, Decision, HeaderField, Verdict, defer, discard, permit, proceed, quarantine, reject
 from mailgw.values.reply import Reply
 
 
@@ -41,6 +41,10 @@ def test_proceed_with_additions():
         pytest.param(lambda: Decision(Verdict.REJECT, Reply(250, "2.0.0", "ok")), id="rejection that says 2yz"),
         pytest.param(lambda: reject("no", code=450, enhanced="4.7.1"), id="reject as 4yz"),
         pytest.param(lambda: defer("no", enhanced="5.7.1"), id="defer as 5.7.1"),
+        pytest.param(lambda: proceed(tags={"a\nb"}), id="a tag of two lines"),
+        pytest.param(lambda: proceed(tags={"\udcff"}), id="a tag that cannot be kept"),
+        pytest.param(lambda: AuthResult("spf", "pass", (("smtp.mailfrom", "\udcff"),)), id="a result that cannot be sent"),
+        pytest.param(lambda: AuthResult("spf", "pass", {"smtp.mailfrom": "example.org"}), id="a result whose properties are no pairs"),
     ],
 )
 def test_contradictions_cannot_be_made(make):
@@ -57,6 +61,7 @@ def test_header_fields(value):
     ("name", "value"),
     [
         pytest.param("", "x", id="no name"),
+        pytest.param("X-Odd", "\udcff", id="what cannot be sent"),
         pytest.param("X Odd", "x", id="space in the name"),
         pytest.param("X:Odd", "x", id="colon in the name"),
         pytest.param("X-\r\nOdd", "x", id="line end in the name"),
