@@ -188,14 +188,14 @@ def decided(answer: str, source: str, otherwise: str) -> Decision:
     rest = rest.strip()
     said = (Evidence("answer", answer[:_SHOWN], source),)
     if _CODE.match(word):
-        return _refusal(int(word), rest or otherwise, said)
+        return _refusal(int(word), rest, otherwise, said)
     match word.upper():
         case "DUNNO" | "OK" | "PERMIT":
             return _FINE
         case "REJECT":
-            return _refusal(554, rest or otherwise, said)
+            return _refusal(554, rest, otherwise, said)
         case "DEFER" | "DEFER_IF_PERMIT":
-            return _refusal(450, rest or otherwise, said)
+            return _refusal(450, rest, otherwise, said)
         case "DISCARD":
             return discard(rest or "the policy server said DISCARD", evidence=said, remedy=_REMEDY)
         case "HOLD":
@@ -214,13 +214,14 @@ _SHOWN = 500  # characters
 _REMEDY = "another answer of the policy server"
 
 
-def _refusal(code: int, text: str, said: tuple[Evidence, ...]) -> Decision:
+def _refusal(code: int, text: str, otherwise: str, said: tuple[Evidence, ...]) -> Decision:
     # 421 and 521 would end the session, which is not for a policy to say.
     code = {421: 450, 521: 554}.get(code, code)
     kind = str(code)[0]
     status = f"{kind}.7.1"
     match = _ENHANCED.match(text)
     if match:
-        status, text = f"{kind}{match[2]}", text[match.end() :] or "access denied"
+        status, text = f"{kind}{match[2]}", text[match.end() :]
+    text = text or otherwise
     verdict = Verdict.REJECT if kind == "5" else Verdict.DEFER
     return Decision(verdict, Reply(code, status, text), why=text, evidence=said, remedy=_REMEDY)

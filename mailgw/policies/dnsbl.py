@@ -6,11 +6,11 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from attrs import field, frozen
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList
 from zope.interface import implementer
 
 from mailgw.given import given
-from mailgw.interfaces import IClientPolicy, IResolver, ISenderPolicy
+from mailgw.interfaces import IClientPolicy, IResolver, ISenderPolicy, LookupFailed
 from mailgw.policies.action import Action, act
 from mailgw.policies.table_keys import helo_key
 from mailgw.values.address import BadAddress, parse_domain
@@ -84,7 +84,7 @@ class Dnsbl:
     """``type = "dnsbl"``: adds up the weights of all lists that have the client; from ``threshold`` on, it acts.
 
     The client's address is asked before the greeting, names (HELO, the sender's domain, those that the address has) at MAIL. A list
-    that does not answer is a fault: ``on_error`` says what then.
+    that does not answer is a fault, if its answer could change anything: ``on_error`` says what then.
     """
 
     zones: list[Zone] = field(factory=list)  # of addresses
@@ -112,34 +112,45 @@ class Dnsbl:
     async def check_sender(self, facts: SenderFacts) -> Decision:
         if facts.client.is_authenticated:
             return _FINE
-        questions = list(self._names(facts))
+        questions, silent, trouble = list(self._names(facts)), [], None
         if self.reverse_zones:
-            names = (await self.resolver.lookup(facts.client.ip.reverse_pointer, "PTR")).records[:_MOST_NAMES]
+            try:
+                # The DNS gives them in any order.
+                names = sorted((await self.resolver.lookup(facts.client.ip.reverse_pointer, "PTR")).records)[:_MOST_NAMES]
+            except LookupFailed as problem:
+                names, silent, trouble = [], _MOST_NAMES * self.reverse_zones, problem
             questions += [(zone, name, f"{name}.{zone.name}") for name in names for zone in self.reverse_zones]
-        return await self._decide(questions)
+        return await self._decide(questions, silent, trouble)
 
     def _names(self, facts: SenderFacts) -> Iterator[tuple[Zone, str, str]]:
         for zones, domain in ((self.helo_zones, helo_key(facts.client.helo)), (self.sender_zones, facts.sender.domain)):
             if zones and _is_name(domain):
                 yield from ((zone, domain, f"{domain}.{zone.name}") for zone in zones)
 
-    async def _decide(self, questions: Sequence[tuple[Zone, str, str]]) -> Decision:
-        if not questions:
+    async def _decide(
+        self, questions: Sequence[tuple[Zone, str, str]], silent: Sequence[Zone] = (), trouble: Exception | None = None
+    ) -> Decision:
+        """``silent``: lists that cannot be asked because of ``trouble``."""
+        if not questions and trouble is None:
             return _FINE
         # All at the same time: the slowest one counts, not their sum.
         asked = [Deferred.fromCoroutine(self._look_up(*question)) for question in questions]
-        try:
-            found = await gatherResults(asked, consumeErrors=True)
-        except Exception as problem:
-            raise getattr(getattr(problem, "subFailure", None), "value", problem) from None
-        hits = [hit for hit in found if hit is not None]
+        found: Sequence[tuple[bool, Any]] = await DeferredList(asked, consumeErrors=True)
+        hits: list[_Hit] = [answer for good, answer in found if good and answer is not None]
+        failed = [(question[0], answer.value) for question, (good, answer) in zip(questions, found, strict=True) if not good]
+        silent = [*silent, *(zone for zone, _ in failed)]
+        score = sum(hit.zone.weight for hit in hits)
+        # One dead list must not turn off the others: what it would have said may make no difference.
+        least, most = (score + sum(part(0, zone.weight) for zone in silent) for part in (min, max))
+        if least < self.threshold <= most:
+            raise trouble or failed[0][1]
         if not hits:
             return _FINE
-        score = sum(hit.zone.weight for hit in hits)
         said = tuple(
             Evidence(f"{hit.zone.name} ({hit.zone.weight:+})", f"{hit.what}: {', '.join(map(str, hit.codes))}", f"A {hit.name}")
             for hit in hits
         )
+        said += tuple(Evidence(f"{zone.name} ({zone.weight:+})", "no answer", "it makes no difference") for zone in silent)
         if score < self.threshold:
             return proceed(why=f"score {score} of {self.threshold}", evidence=said)
         worst = max(hits, key=lambda hit: hit.zone.weight)

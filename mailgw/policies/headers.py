@@ -106,7 +106,8 @@ class Headers:
         try:
             fields = list(fields_of(facts.content))
         except Unreadable as problem:
-            return act(self.unreadable, str(problem), status="6.0", tag=self.tag, remedy="a header section of less than 1 MiB, with CRLF alone as line ends")
+            remedy = "a header section of less than 1 MiB, with CRLF alone as line ends"
+            return act(self.unreadable, str(problem), status="6.0", tag=self.tag, remedy=remedy)
         found = list(self._faults(fields))
         return together(found) if found else _FINE
 

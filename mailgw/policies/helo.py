@@ -11,6 +11,7 @@ from zope.interface import implementer
 from mailgw.given import given
 from mailgw.interfaces import IIdentity, IResolver, ISenderPolicy
 from mailgw.policies.action import Action, act
+from mailgw.policies.table_keys import helo_key
 from mailgw.values.address import BadAddress, parse_domain
 from mailgw.values.decision import Decision, Evidence, proceed
 from mailgw.values.facts import ClientFacts, SenderFacts
@@ -31,7 +32,7 @@ class Helo:
     """
 
     invalid: Action = "reject"  # no domain name and no address literal; a bare IP address, too
-    forged: Action = "reject"  # our own name or address, from somebody else
+    forged: Action = "reject"  # our own name
     wrong_literal: Action = "reject"  # an address literal that is not the client's address
     literal: Action = "pass"  # one that is
     unqualified: Action = "pass"  # a name without a dot
@@ -62,14 +63,14 @@ class Helo:
             if address != client.ip:
                 return self.wrong_literal, "HELO is the address literal of somebody else", f"[{client.ip}], or a host name"
             return self.literal, "HELO is an address literal", "a host name"
+        if helo_key(helo) == self.identity.hostname:  # with a dot at its end, too
+            return self.forged, "HELO is our own name", "the client's own host name"
         try:
             name = parse_domain(helo)
         except BadAddress:
             name = ""
         if not name or _address(helo) is not None:
             return self.invalid, "HELO is no host name", "a host name, or an address literal in brackets"
-        if name == self.identity.hostname:
-            return self.forged, "HELO is our own name", "the client's own host name"
         if "." not in name:
             return self.unqualified, "HELO is not a fully qualified host name", "a host name with its domain"
         return "ask", "", ""

@@ -19,12 +19,14 @@ class ReverseName(NamedTuple):
     """What `reverse_name` found."""
 
     names: tuple[str, ...]  # that the address has, without the last dot; none: ()
-    confirmed: str  # the first of them that has the address; "": none has
+    confirmed: str  # the first of them, by the alphabet, that has the address; "": none has
 
 
 async def reverse_name(resolver: IResolver, ip: IPv4Address | IPv6Address, most: int = _MOST_NAMES) -> ReverseName:
     """Forward-confirmed reverse DNS (RFC 8601 §2.7.3) of an address, with its first names only. Raises LookupFailed."""
-    names = tuple(name.rstrip(".") for name in (await resolver.lookup(ip.reverse_pointer, "PTR")).records[:most])
+    # The DNS gives them in any order, and turns it: what follows from a name must be the same tomorrow.
+    said = (await resolver.lookup(ip.reverse_pointer, "PTR")).records
+    names = tuple(sorted((name.rstrip(".") for name in said), key=str.lower)[:most])
     kind = "A" if ip.version == 4 else "AAAA"
     for name in names:
         if ip in (await resolver.lookup(name, kind)).records:

@@ -7,7 +7,7 @@ from attrs import frozen
 from zope.interface import implementer
 
 from mailgw.given import given
-from mailgw.interfaces import IResolver, ISenderPolicy
+from mailgw.interfaces import IResolver, ISenderPolicy, LookupFailed
 from mailgw.policies.action import Action, act
 from mailgw.values.decision import Decision, Evidence, proceed
 from mailgw.values.facts import SenderFacts
@@ -69,13 +69,19 @@ class SenderDomain:
         return act(self.unreachable, text, status="1.8", tag=self.tag, evidence=said, remedy="a mail server with a public address")
 
     async def _addresses(self, hosts: Sequence[str]) -> list[IPv4Address | IPv6Address]:
-        """Of the first hosts, until one of them can be reached."""
+        """Of the first hosts, until one of them can be reached. Raises LookupFailed where none can, and one is not known."""
         found: list[IPv4Address | IPv6Address] = []
+        trouble: LookupFailed | None = None
         for host in hosts[:_MOST_HOSTS]:
             for kind in ("A", "AAAA"):
-                found += (await self.resolver.lookup(host, kind)).records
+                try:
+                    found += (await self.resolver.lookup(host, kind)).records
+                except LookupFailed as problem:  # another server may take the answer all the same
+                    trouble = trouble or problem
                 if any(ip.is_global for ip in found):
                     return found
+        if trouble is not None:
+            raise trouble
         return found
 
     def _unknown(self, domain: str, what: str) -> Decision:

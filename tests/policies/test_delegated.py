@@ -112,6 +112,8 @@ def test_answer(answer, expected, step):
 
 
 def test_why_and_header_fields():
+    assert verdict(decided("REJECT 5.1.8", "", "go away")) == "554 5.1.8 go away"
+    assert verdict(decided("451", "", "not now")) == "451 4.7.1 not now"
     assert decided("HOLD odd", "", "").why == "odd"
     assert decided("DISCARD", "", "").why == "the policy server said DISCARD"
     assert decided("WARN odd client", "", "").why == "odd client"

@@ -41,6 +41,9 @@ DNS = zone(
         "1.2.0.192.wild.example": {"A": ["203.0.113.1"]},  # a list that was given up answers everything so
         "1.2.0.192.friends.example": {"A": ["127.0.0.1"]},
         "1.2.0.192.down.example": LookupFailed,
+        "1.2.0.192.away.example": LookupFailed,
+        "half-broken.example": {"MX": [(10, "broken.example"), (20, "mx.good.example")]},
+        "quite-broken.example": {"MX": [(10, "inside.example"), (20, "broken.example")]},
         "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.list.example": {"A": ["127.0.0.3"]},
         "bad.example.names.example": {"A": ["127.0.1.2"]},
         "good.example.names.example": {"A": ["127.0.1.2"]},
@@ -69,6 +72,7 @@ HELO = {
     "nonsense": ({}, "a b_c..", "550 5.7.1 HELO is no host name"),
     "nonsense-tagged": ({"invalid": "tag"}, "a..b", "proceed +odd-helo"),
     "nonsense-held": ({"invalid": "quarantine"}, "a..b", "quarantine"),
+    "our-name-and-a-dot": ({"invalid": "tag"}, f"{Identity().hostname}.", "550 5.7.1 HELO is our own name"),
     "our-name": ({}, Identity().hostname.upper(), "550 5.7.1 HELO is our own name"),
     "unqualified": ({}, "localhost", "proceed"),
     "unqualified-refused": ({"unqualified": "defer"}, "localhost", "450 4.7.1 HELO is not a fully qualified host name"),
@@ -104,6 +108,7 @@ SENDERS = {
     "null": ({}, "<>", "proceed"),
     "mx": ({}, "a@good.example", "proceed"),
     "address-only": ({}, "a@only-a.example", "proceed"),
+    "one-mx-is-not-known": ({}, "a@half-broken.example", "proceed"),
     "no-domain": ({}, "a@nowhere.example", UNKNOWN.format("nowhere.example")),
     "no-records": ({}, "a@empty.example", UNKNOWN.format("empty.example")),
     "mx-without-address": ({}, "a@lost.example", UNKNOWN.format("lost.example")),
@@ -177,6 +182,17 @@ LISTS = {
         "550 5.7.1 192.0.2.1 is listed at codes.example",
     ),
     "allowed": ({"zones": ["list.example", "friends.example*-5"]}, "192.0.2.1", "proceed"),
+    "another-is-down": (
+        {"zones": ["down.example", "list.example"], "show_reason": False},
+        "192.0.2.1",
+        "550 5.7.1 192.0.2.1 is listed at list.example",
+    ),
+    "another-is-down-but-could-not-help": (
+        {"zones": ["list.example*5", "down.example*-4"], "show_reason": False},
+        "192.0.2.1",
+        "550 5.7.1 192.0.2.1 is listed at list.example",
+    ),
+    "others-are-down-but-would-not-be-enough": ({"zones": ["down.example", "away.example"], "threshold": 3}, "192.0.2.1", "proceed"),
     "tagged": ({"zones": ["list.example"], "action": "tag"}, "192.0.2.1", "proceed +listed"),
     "deferred": ({"zones": ["codes.example"], "action": "defer"}, "192.0.2.1", "450 4.7.1 192.0.2.1 is listed at codes.example"),
 }
@@ -221,6 +237,14 @@ def test_what_the_lists_said_is_the_ground():
     assert decision.why == "score 3, and 1 is enough"
 
 
+def test_no_reverse_name_hides_a_sender():
+    """Who has the reverse zone of an address can keep its names from being found, and must gain nothing by it."""
+    policy = lists({"sender_zones": ["names.example"], "reverse_zones": ["names.example"]})
+    decision = run(policy.check_sender(a_sender(sender="a@bad.example", client=client("192.0.2.4"))))
+    assert verdict(decision) == "550 5.7.1 bad.example is listed at names.example"
+    assert ("names.example (+1)", "no answer") in [(one.name, one.value) for one in decision.evidence]
+
+
 ZONES = {
     "name": ("zen.example.net", "zen.example.net", 1),
     "weight": ("zen.example.net*3", "zen.example.net", 3),
@@ -250,7 +274,10 @@ def test_no_list_at_all_is_an_error():
 # ── All of them ──
 
 TROUBLE = {
-    "dnsbl": (lists({"zones": ["list.example", "down.example"]}), "check_client", client("192.0.2.1")),
+    "dnsbl": (lists({"zones": ["down.example"]}), "check_client", client("192.0.2.1")),
+    "dnsbl-allow": (lists({"zones": ["list.example", "down.example*-1"]}), "check_client", client("192.0.2.1")),
+    "dnsbl-enough": (lists({"zones": ["list.example", "down.example"], "threshold": 2}), "check_client", client("192.0.2.1")),
+    "dnsbl-names": (lists({"reverse_zones": ["names.example"]}), "check_sender", a_sender(client=client("192.0.2.4"))),
     "reverse-dns": (ReverseDns(resolver=DNS), "check_client", client("192.0.2.4")),
     "helo": (
         Helo(unknown="reject", resolver=DNS, identity=Identity()),
@@ -258,6 +285,7 @@ TROUBLE = {
         a_sender(client=evolve(client(), helo="broken.example")),
     ),
     "sender-domain": (SenderDomain(resolver=DNS), "check_sender", a_sender(sender="a@broken.example")),
+    "sender-domain-mx": (SenderDomain(resolver=DNS), "check_sender", a_sender(sender="a@quite-broken.example")),
 }
 
 

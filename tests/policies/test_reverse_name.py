@@ -35,6 +35,14 @@ def test_names(ip, most, names, confirmed):
     assert run(reverse_name(zone(ZONE), ip_address(ip), most)) == (names, confirmed)
 
 
+def test_the_order_of_the_answer_means_nothing():
+    names = ["b.example", "a.example"]
+    addresses = {name: {"A": ["192.0.2.1"]} for name in names}
+    for said in (names, names[::-1]):
+        dns = zone({"1.2.0.192.in-addr.arpa": {"PTR": said}, **addresses})
+        assert run(reverse_name(dns, ip_address("192.0.2.1"))) == (("a.example", "b.example"), "a.example")
+
+
 def test_without_an_answer_nothing_is_known():
     with pytest.raises(LookupFailed):
         run(reverse_name(zone(ZONE), ip_address("192.0.2.3")))
