@@ -23,7 +23,8 @@ from typing import Annotated, Any, Literal
 
 from attrs import evolve, field, frozen
 
-from mailgw.admin.simulating import Attempt, Simulated
+from mailgw.admin.simulated_client import Attempt
+from mailgw.admin.simulating import Simulated
 from mailgw.config.lines import Lines
 from mailgw.config.model import Configuration
 from mailgw.config.reading import syntax_problem

@@ -16,8 +16,9 @@ from mailgw.admin.cases import Case, differences, no_surprises, read_cases
 from mailgw.admin.client import Daemon, NoAnswer, NotRunning, Refused
 from mailgw.admin.explaining import tell
 from mailgw.admin.options import Age, speaking, with_json
+from mailgw.admin.simulated_client import Attempt
 from mailgw.admin.simulated_house import MovingClock, simulated_house
-from mailgw.admin.simulating import Attempt, Simulated, counts_sessions, simulate
+from mailgw.admin.simulating import Simulated, counts_sessions, simulate
 from mailgw.admin.speaking import Speaker
 from mailgw.admin.still_house import still_house
 from mailgw.admin.stories import Story

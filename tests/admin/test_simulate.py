@@ -11,8 +11,9 @@ from click.testing import CliRunner
 
 from mailgw.admin import own_reactor
 from mailgw.admin.cli import main
+from mailgw.admin.simulated_client import Attempt
 from mailgw.admin.simulated_house import MovingClock, simulated_house
-from mailgw.admin.simulating import Attempt, simulate
+from mailgw.admin.simulating import simulate
 from mailgw.assemble import build_parts
 from mailgw.components import catalogue
 from mailgw.config.reading import read_text
