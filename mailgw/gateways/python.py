@@ -14,6 +14,7 @@ from zope.interface import implementer
 from mailgw.gateways.own_threads import OwnThreads
 from mailgw.given import given
 from mailgw.interfaces import IGateway
+from mailgw.patience import within
 from mailgw.values.address import Address
 from mailgw.values.delivery import Handed, Outcome, Shipment, delivered, later
 from mailgw.values.quantities import Duration
@@ -65,11 +66,8 @@ class Python:
     async def deliver(self, shipment: Shipment) -> Mapping[Address, Outcome]:
         if not self._own.is_free:
             return _for_all(shipment, _BUSY)
-        asking = Deferred.fromCoroutine(self._ask(shipment))
-        if not asking.called:
-            asking.addTimeout(self.timeout, self.clock)
         try:
-            answer: Any = await asking
+            answer: Any = await within(Deferred.fromCoroutine(self._ask(shipment)), self.timeout, self.clock)
         except defer.TimeoutError:
             return _for_all(shipment, _TOO_SLOW)
         if answer is None:

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from mailgw.interfaces import IQueueStore
 from mailgw.journal import Fault, Journal
+from mailgw.patience import within
 from mailgw.queue.fairness import Job, Lane, Lanes
 from mailgw.routing import Found, Routing, facts_again
 from mailgw.values.address import Address
@@ -251,10 +252,7 @@ class Reading:
 async def find_route(routing: Routing, envelope: Envelope, recipient: Address, clock: IReactorTime, journal: Journal) -> Found | Outcome:
     """Where a queued recipient goes today, or what becomes of it: never, if no route wants it; later, if a route did not work."""
     try:
-        search = Deferred.fromCoroutine(routing.find(facts_again(envelope, recipient)))
-        if not search.called:
-            search.addTimeout(ROUTE_TIMEOUT, clock)
-        found = await search
+        found = await within(Deferred.fromCoroutine(routing.find(facts_again(envelope, recipient))), ROUTE_TIMEOUT, clock)
     except Exception as problem:
         journal.note(Fault(envelope.session, "routing", f"route for {recipient} failed: {problem!r}", format_exc()))
         return _ROUTE_FAILED

@@ -14,6 +14,7 @@ from twisted.internet.task import deferLater
 
 from mailgw.interfaces import LookupFailed, MemoryUnavailable
 from mailgw.journal import Fault, Journal
+from mailgw.patience import within
 from mailgw.settings import Network
 from mailgw.values.decision import Decision, Verdict, defer, proceed, reject
 from mailgw.values.facts import ClientFacts, ContentFacts, RecipientFacts, RefusalFacts, SenderFacts
@@ -69,7 +70,7 @@ _METHODS = {
 async def settled_within(answer: Any, seconds: float, clock: IReactorTime) -> Any:
     """The result of what a plugin gave: a value as it is; a coroutine, Deferred or other awaitable awaited for so long.
 
-    Raises what it raises, or twisted.internet.defer.TimeoutError (the awaited is cancelled).
+    Raises what it raises, or twisted.internet.defer.TimeoutError (the awaited is cancelled, and forgotten if it does not heed that).
     """
     if iscoroutine(answer):
         # Most have nothing to wait for, and then it costs little more than a call.
@@ -82,9 +83,7 @@ async def settled_within(answer: Any, seconds: float, clock: IReactorTime) -> An
         if not isinstance(answer, Awaitable):
             return answer
         answer = Deferred.fromCoroutine(_awaited(answer))
-    if not answer.called:
-        answer.addTimeout(seconds, clock)
-    return await answer
+    return await within(answer, seconds, clock)
 
 
 async def _awaited(answer: Awaitable[Any]) -> Any:

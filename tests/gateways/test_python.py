@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,12 @@ def hangs(shipment: Shipment) -> None:
 async def hangs_too(shipment: Shipment) -> None:
     WAITING.append(Deferred())
     await WAITING[-1]
+
+
+async def hangs_whatever_it_is_told(shipment: Shipment) -> None:
+    while True:
+        with suppress(Exception):
+            await Deferred()
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +165,7 @@ def test_what_is_raised_reaches_the_queue_which_logs_it() -> None:
     assert deliver("nonsense") == 5  # so does what is no answer
 
 
-@pytest.mark.parametrize("name", ["hangs", "hangs_too"])
+@pytest.mark.parametrize("name", ["hangs", "hangs_too", "hangs_whatever_it_is_told"])
 def test_what_takes_too_long_is_later(name: str) -> None:
     clock, threads = Clock(), OneThread()
     gateway = a_python(name, threads, clock, timeout=5.0)

@@ -1,4 +1,6 @@
 import email
+from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 from attrs import evolve
@@ -281,12 +283,18 @@ def test_a_dsn_whose_route_is_broken_waits_unrouted():
     assert house.rows() == []
 
 
-def test_a_route_that_hangs_is_not_waited_for_for_ever():
-    class Slow:
-        def route(self, facts):
-            return Deferred()
+async def stubborn(facts):
+    while True:
+        with suppress(Exception):
+            await Deferred()
 
-    house = House(rules=[Rule("slow", Slow())])
+
+HANGING = {"hangs": lambda facts: Deferred(), "does not heed that its time is up": stubborn}
+
+
+@pytest.mark.parametrize("route", HANGING.values(), ids=HANGING)
+def test_a_route_that_hangs_is_not_waited_for_for_ever(route):
+    house = House(rules=[Rule("slow", SimpleNamespace(route=route))])
     house.put("anna@example.org")
     house.forget_leases()
     house.dispatcher.start()

@@ -1,5 +1,6 @@
 """Policies that raise, hang or answer nonsense: 451 for the peer, their name in the journal, and never a "yes"."""
 
+from contextlib import suppress
 from ipaddress import ip_network
 
 import pytest
@@ -42,6 +43,16 @@ async def hanging_coroutine(facts):
     await Deferred()
 
 
+async def stubborn(facts):
+    while True:
+        with suppress(Exception):
+            await Deferred()
+
+
+def chained(facts):
+    return succeed(None).addCallback(lambda _: Deferred())  # called already, and waiting all the same
+
+
 def deliver(server, to="b@example.org", sender="a@example.com"):
     """The last reply that a client gets on its way to a delivered message."""
     talk = server.connect()
@@ -62,6 +73,8 @@ FAULTS = {
     "raises-later": raising_later,
     "hangs": hanging,
     "hangs-in-a-coroutine": hanging_coroutine,
+    "hangs-whatever-it-is-told": stubborn,
+    "hangs-behind-another": chained,
     "answers-none": lambda facts: None,
     "answers-true": lambda facts: True,
     "answers-text": lambda facts: "ok",

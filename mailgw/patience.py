@@ -1,0 +1,44 @@
+"""How long we wait for what somebody else has promised, whatever becomes of it."""
+
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+
+__all__ = ["within"]
+
+T = TypeVar("T")
+
+
+def within(promise: "Deferred[T]", seconds: float, clock: IReactorTime) -> "Deferred[T]":
+    """What ``promise`` brings, or twisted.internet.defer.TimeoutError after so many seconds; it is cancelled then.
+
+    `Deferred.addTimeout` would go on waiting for a coroutine that does not heed that: ``except Exception`` around an ``await``
+    catches CancelledError, too. What such a one brings later is forgotten.
+    """
+    timer: IDelayedCall | None = None
+
+    def give_up() -> None:
+        promise.cancel()
+        if not result.called:
+            result.errback(TimeoutError(seconds, "Deferred"))
+
+    def arrive(outcome: Any) -> None:
+        if timer is not None and timer.active():
+            timer.cancel()
+        elif timer is not None and isinstance(outcome, Failure) and outcome.check(CancelledError):  # type: ignore[no-untyped-call]
+            return
+        if not result.called:
+            result.callback(outcome)
+
+    def cancel(_: "Deferred[T]") -> None:
+        if timer is not None and timer.active():
+            timer.cancel()
+        promise.cancel()
+
+    result: Deferred[T] = Deferred(cancel)
+    promise.addBoth(arrive)
+    if not result.called:
+        timer = clock.callLater(seconds, give_up)
+    return result
