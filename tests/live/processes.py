@@ -18,7 +18,7 @@ from mailgw.admin.client import Daemon
 from mailgw.testing.ports import free_port
 
 BIN = Path(sys.executable).parent
-PATIENCE = 30.0  # seconds until something that must happen counts as not happening
+PATIENCE = 60.0  # seconds until something that must happen counts as not happening; only reached by a fault
 
 
 def wait_until(condition, what, patience=PATIENCE):
@@ -35,6 +35,17 @@ def wait_until(condition, what, patience=PATIENCE):
 def answers(port):
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
         return connection.recv(4)[:3] == b"220"
+    return False
+
+
+def refuses(port):
+    """Whether nobody listens there any more: not even a client in the queue of who is about to end is heard."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        pass
     return False
 
 

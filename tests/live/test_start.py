@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from processes import BIN, PATIENCE, gateway_in, mails, wait_until
+from processes import BIN, PATIENCE, answers, gateway_in, mails, refuses, wait_until
 
 BROKEN = Path(__file__).parent.parent / "config" / "broken"
 REST = """
@@ -142,7 +142,7 @@ def test_a_running_transaction_ends_before_the_gateway_does(tmp_path):
         assert client.docmd("DATA")[0] == 354
         gateway.process.terminate()
         assert idle.getreply() == (421, b"4.3.2 shutting down")
-        wait_until(lambda: not can_connect(gateway.port), "the port's closing")
+        wait_until(lambda: refuses(gateway.port), "the port's closing")
         client.send("Subject: last\r\n\r\nx\r\n.\r\n")
         assert client.getreply()[0] == 250
         assert client.getreply() == (421, b"4.3.2 shutting down")
@@ -154,14 +154,6 @@ def test_a_running_transaction_ends_before_the_gateway_does(tmp_path):
     assert mails(gateway.folder / "mail") or '"message": 1' in entries
 
 
-def can_connect(port):
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
-    except ConnectionRefusedError:
-        return False
-    return True
-
-
 def test_the_json_log_tells_the_whole_story(tmp_path):
     import json
 
@@ -169,7 +161,7 @@ def test_the_json_log_tells_the_whole_story(tmp_path):
     command = [BIN / "twistd", "-n", "--pidfile=", "--logfile=log", "mailgw", "--config", gateway.file, "--json-log", "events"]
     with subprocess.Popen(command, cwd=tmp_path) as process:
         try:
-            wait_until(lambda: can_connect(gateway.port), "the port's opening")
+            wait_until(lambda: answers(gateway.port), "the greeting")
             with smtplib.SMTP("127.0.0.1", gateway.port, timeout=PATIENCE) as client:
                 client.sendmail("a@example.com", ["b@example.org"], "Subject: x\r\n\r\nx\r\n")
             wait_until(lambda: mails(tmp_path / "mail"), "delivery")
