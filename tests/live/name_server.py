@@ -11,6 +11,8 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
+from mailgw.testing.ports import free_port
+
 
 class NameServer:
     """Answers from a table as `mailgw.testing.zone` takes it; a name whose value is None fails. ``address`` is "127.0.0.1:PORT".
@@ -25,14 +27,13 @@ class NameServer:
         self.fault = ""
         self.has_tcp = True
         self.asked = []
-        self.port = 0
+        self.port = free_port()  # for TCP, too: of another one a connection of somebody's may have the same number
         self.start()
 
     def start(self):
         """Listen, at the same port as before."""
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._udp.bind(("127.0.0.1", self.port))
-        self.port = self._udp.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         self._tcp = socket.create_server(("127.0.0.1", self.port)) if self.has_tcp else None
         self._threads = [threading.Thread(target=self._serve_udp, args=(self._udp,), daemon=True)]

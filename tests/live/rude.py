@@ -5,7 +5,7 @@ import struct
 import threading
 from contextlib import suppress
 
-PATIENCE = 30.0  # seconds
+PATIENCE = 60.0  # seconds; only reached by a fault
 
 
 class RudeHop:
@@ -16,7 +16,8 @@ class RudeHop:
         self._talk = talk
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def _accept(self):
         with suppress(OSError):
@@ -39,6 +40,7 @@ class RudeHop:
 
     def __exit__(self, *_):
         self._listener.shutdown(socket.SHUT_RDWR)  # as in SmtpSink
+        self._accepting.join(PATIENCE)
         self._listener.close()
 
 
@@ -94,13 +96,16 @@ class RudeDns:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._serving = threading.Thread(target=self._serve, daemon=True)
+        self._serving.start()
 
     def _serve(self):
-        with suppress(OSError):
-            while True:
-                query, client = self._socket.recvfrom(4096)
-                for answer in self._answers(query):
+        while True:
+            query, client = self._socket.recvfrom(4096)
+            if not query:
+                return
+            for answer in self._answers(query):
+                with suppress(OSError):  # who asked is gone
                     self._socket.sendto(answer, client)
 
     def _answers(self, query):
@@ -131,6 +136,9 @@ class RudeDns:
         return self
 
     def __exit__(self, *_):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", self._socket.getsockname())  # a close alone wakes nobody who waits in recvfrom()
+        self._serving.join(PATIENCE)
         self._socket.close()
 
 

@@ -60,9 +60,8 @@ def authority():
 
 @pytest.fixture
 def sink():
-    sink = SmtpSink()
-    yield sink
-    sink.listener.close()
+    with SmtpSink() as sink:
+        yield sink
 
 
 @pytest.fixture

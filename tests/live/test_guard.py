@@ -47,9 +47,8 @@ tls = "never"
 
 @pytest.fixture
 def sink():
-    sink = SmtpSink()
-    yield sink
-    sink.listener.close()
+    with SmtpSink() as sink:
+        yield sink
 
 
 @pytest.fixture
