@@ -1,6 +1,5 @@
 """What policies remember on the disk: the contract, restarts, several processes, and files that are no use."""
 
-import os
 import shutil
 import signal
 import sqlite3
@@ -9,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -173,7 +173,7 @@ def torn(path):
     pump.run(memory.close())
     with path.open("r+b") as file:
         file.seek(4096)
-        file.write(os.urandom(8 * 4096))
+        file.write(Random(1).randbytes(8 * 4096))
 
 
 @pytest.mark.parametrize("spoil", [garbage, another_database, of_a_newer_version, torn])
