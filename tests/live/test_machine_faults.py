@@ -45,6 +45,10 @@ def names(contents):
     return sorted(re.search(rb"Message-ID: <(.*)@load", content)[1].decode() for content in contents)
 
 
+def nobody_is_in(gateway):
+    return not any(one["sessions"] for one in gateway.ask("status")["listeners"].values())
+
+
 # ── Descriptors ──
 
 
@@ -54,6 +58,7 @@ def test_too_many_open_files(tmp_path):
     with gateway, ExitStack() as crowd:
         assert "leaves room for 32 sessions" in gateway.log.read_text()
         send(gateway, "before")
+        wait_until(lambda: nobody_is_in(gateway), "the end of the first session")
         crowds = [crowd.enter_context(socket.create_connection(("127.0.0.1", gateway.port), timeout=PATIENCE)) for _ in range(100)]
         heard = [one.recv(3) for one in crowds]
         assert heard[:32] == [b"220"] * 32
@@ -73,7 +78,7 @@ def test_too_many_open_files(tmp_path):
             reply = stream.readline()
         assert reply[:3] in (b"250", b"451")
         crowd.close()
-        wait_until(lambda: not any(one["sessions"] for one in gateway.ask("status")["listeners"].values()), "the end of the crowd")
+        wait_until(lambda: nobody_is_in(gateway), "the end of the crowd")
         send(gateway, "after", 500_000)
         expected = sorted(["before", "after", *(["inside"] if reply.startswith(b"250") else [])])
         wait_until(lambda: names(mails(gateway.folder / "mail")) == expected, "the delivery of all")
@@ -85,7 +90,9 @@ def test_too_many_open_files(tmp_path):
 
 
 def set_clock(file, hours):
-    file.write_text(f"{hours:+d}h\n")
+    new = file.with_name("new clock")
+    new.write_text(f"{hours:+d}h\n")
+    new.rename(file)  # it is read at each look at the clock
 
 
 @pytest.mark.parametrize("hours", [10, -10], ids=["forward", "back"])
@@ -108,7 +115,7 @@ def test_the_clock_is_set(tmp_path, hours):
             sink.instead = None
             assert client.noop()[0] == 250  # the session did not mind
             send(gateway, "new")
-            wait_until(lambda: names(content for _, _, content in sink.messages) == ["new", "waits"], "the delivery of both", 10)
+            wait_until(lambda: names(content for _, _, content in sink.messages) == ["new", "waits"], "the delivery of both")
             wait_until(lambda: gateway.waiting() == 0, "an empty queue")
             word = "forward" if hours > 0 else "back"
             assert f"the clock was set {word} by 36000 seconds" in gateway.log.read_text()
@@ -185,10 +192,11 @@ def test_damage_while_running_ends_and_begins_anew(tmp_path, sink):
     gateway.start()
     # Behind its back, pages that it has to write.
     pages = database.stat().st_size // 8192
+    dice = random.Random(1)
     with open(database, "r+b") as file:
         for page in range(2, pages):
             file.seek(page * 8192)
-            file.write(random.randbytes(8192))
+            file.write(dice.randbytes(8192))
     with sqlite3.connect(database) as other:  # its pages in memory are not those on the disk
         other.execute("PRAGMA user_version = 1")
     other.close()
