@@ -19,6 +19,7 @@ from mailgw.policies.database import first_row
 from mailgw.policies.kept_file import KeptFile
 from mailgw.policies.reverse_name import reverse_name
 from mailgw.policies.table_keys import domains_of, helo_key, keys_of, parse_key
+from mailgw.settings import unmapped
 from mailgw.values.address import BadAddress
 from mailgw.values.decision import Decision, Evidence, defer, discard, proceed, quarantine, reject
 from mailgw.values.facts import ClientFacts, RecipientFacts, SenderFacts
@@ -87,6 +88,8 @@ class AccessTable:
                 first_row(self.database, self.query, [{"key": "example.invalid"}])
             except sqlite3.Error as problem:
                 raise ValueError(f"{self.database}: {problem}") from problem
+            if ":key" not in self.query:
+                raise ValueError("query asks for nobody; say where key = :key")
 
     def check_client(self, facts: ClientFacts) -> Decision | Awaitable[Decision]:
         """Raises LookupFailed where the table has names."""
@@ -170,6 +173,9 @@ def _networks(ip: IPv4Address | IPv6Address) -> Iterable[str]:
 # ── Lines ──
 
 
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+
+
 def _entry(does: str, text: str, where: str) -> _Entry:
     does = does.lower()
     if does not in _DOES:
@@ -188,9 +194,9 @@ def _lines(file: IO[bytes], path: Path) -> Iterable[tuple[str, _Entry]]:
             text = line.decode().strip()
         except UnicodeDecodeError:
             raise ValueError(f"{where}: not UTF-8") from None
-        if not text or text.startswith("#"):
+        words = _COMMENT.sub("", text).split(None, 2)
+        if not words:
             continue
-        words = text.partition(" #")[0].split(None, 2)
         if len(words) < 2:
             raise ValueError(f'{where}: "{text}" is not KEY ACTION [TEXT]')
         yield words[0], _entry(words[1], words[2].strip() if len(words) > 2 else "", where)
@@ -201,7 +207,7 @@ def _client_entries(file: IO[bytes], path: Path) -> _Table:
     for key, entry in _lines(file, path):
         try:
             if _NETWORK.fullmatch(key):
-                found[str(ip_network(key))] = entry
+                found[str(unmapped(ip_network(key)))] = entry
             else:
                 found[_parse_name(key)] = entry
                 has_names = True

@@ -161,7 +161,7 @@ class Greylist:
         if waited >= self.delay:
             await memory.remember(key, "passed", self.remember)
             count = await memory.count(f"greylist:passes {who.name}", 1, self.remember)
-            if count == self.known_after:
+            if count >= self.known_after > 0:
                 await memory.remember(known, "", self.remember)
             passed = (Evidence("first seen", f"{waited:.0f} s ago", f"memory of {who.name}"),)
             return proceed(why=f"{'came again' if self.delay else 'need not wait'}; the {count}. of {who.name}", evidence=passed)

@@ -23,6 +23,7 @@ from mailgw.values.facts import RecipientFacts
 __all__ = ["RecipientList", "RecipientTable", "spellings"]
 
 _COMMENT = re.compile(r"(?:^|\s)#.*")
+_ASKS = re.compile(r":(?:address|local_part|domain)\b")
 
 
 def _unknown(recipient: Address, looked: Evidence, remedy: str) -> Decision:
@@ -111,6 +112,8 @@ class RecipientTable:
             has_row(self.database, self.query, [_asked("nobody", "example.invalid")])
         except sqlite3.Error as problem:
             raise ValueError(f"{self.database}: {problem}") from problem
+        if not _ASKS.search(self.query):
+            raise ValueError("query asks for nobody; say where address = :address")
 
     async def check_recipient(self, facts: RecipientFacts) -> Decision:
         """Proceed for those who give a row and for postmaster (RFC 5321 §4.5.1); 550 5.1.1 for others. Raises sqlite3.Error."""

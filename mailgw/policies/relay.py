@@ -1,19 +1,18 @@
 """[[permit]]: who may have mail relayed to whom. Nothing else is relayed."""
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address
 
 from attrs import field, frozen
 from zope.interface import implementer
 
 from mailgw.interfaces import IRelayPolicy
+from mailgw.settings import Network, unmapped
 from mailgw.values.address import parse_domain
 from mailgw.values.decision import Decision, permit, proceed
 from mailgw.values.facts import RecipientFacts
 
 __all__ = ["Permit"]
-
-_MAPPED = IPv6Network("::ffff:0:0/96")  # RFC 4291 §2.5.5.2
 
 
 def _domains(given: Iterable[str] | str) -> frozenset[str]:
@@ -22,14 +21,8 @@ def _domains(given: Iterable[str] | str) -> frozenset[str]:
     return frozenset(f".{parse_domain(text[1:])}" if text.startswith(".") else parse_domain(text) for text in texts)
 
 
-def _networks(given: Iterable[IPv4Network | IPv6Network]) -> tuple[IPv4Network | IPv6Network, ...]:
-    """Write networks of IPv4-mapped addresses as IPv4 networks: this is how clients arrive."""
-    return tuple(
-        IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
-        if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED)
-        else network
-        for network in given
-    )
+def _networks(given: Iterable[Network]) -> tuple[Network, ...]:
+    return tuple(unmapped(network) for network in given)
 
 
 @implementer(IRelayPolicy)
@@ -42,7 +35,7 @@ class Permit:
 
     to: frozenset[str] = field(default=frozenset(), converter=_domains)
     """The recipient's domain is one of these; ``".example.org"`` means every subdomain of it. Empty: any."""
-    networks: tuple[IPv4Network | IPv6Network, ...] = field(default=(), converter=_networks)
+    networks: tuple[Network, ...] = field(default=(), converter=_networks)
     """The client's address is in one of these. Empty: any."""
     authenticated: bool = False
     """The client has logged in."""

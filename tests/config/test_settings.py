@@ -55,6 +55,7 @@ def converted(value: Any, kind: Any) -> Any:
         ("EXAMPLE.org", Annotated[str, parse_domain], "example.org"),
         ("192.0.2.1", IPv4Address, IPv4Address("192.0.2.1")),
         (["192.0.2.0/24", "2001:db8::/32"], NETWORKS, OFFICE),
+        ("::ffff:192.0.2.0/120", NETWORKS, (IPv4Network("192.0.2.0/24"),)),  # this is how clients arrive
         (["@office"], list[IPv4Network | IPv6Network], list(OFFICE)),
         ("@office", NETWORKS, OFFICE),
         ("pass", Literal["pass", "defer"], "pass"),

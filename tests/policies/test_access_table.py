@@ -23,6 +23,8 @@ CLIENTS = """\
 2001:db8::/32      discard
 2001:db8:1::/48    hold    look at it
 198.51.100.1       tag     partner
+198.51.100.2       reject\t# a comment
+::ffff:198.51.100.128/121  reject  no
 """
 NAMES = """\
 example.com            reject
@@ -70,6 +72,8 @@ FOUND = {
     "network": ("client", {"ip": "192.0.2.1"}, "550 5.7.1 no mail from there"),
     "exception": ("client", {"ip": "192.0.2.7"}, "proceed"),
     "narrower": ("client", {"ip": "192.0.2.200"}, "450 4.7.1 not now, try again later"),
+    "no text, but a comment": ("client", {"ip": "198.51.100.2"}, "550 5.7.1 access denied"),
+    "a network of IPv4-mapped addresses": ("client", {"ip": "198.51.100.200"}, "550 5.7.1 no"),
     "elsewhere": ("client", {"ip": "203.0.113.1"}, "proceed"),
     "six": ("client", {"ip": "2001:db8::1"}, "discard"),
     "narrower-six": ("client", {"ip": "2001:db8:1::1"}, "quarantine"),
@@ -257,6 +261,8 @@ def test_a_database(database):
 def test_a_query_that_does_not_work_is_found_at_the_start(database):
     with pytest.raises(ValueError, match="no such table"):
         AccessTable("sender", None, database, "SELECT 1 FROM elsewhere", **GIVEN)
+    with pytest.raises(ValueError, match="asks for nobody"):
+        AccessTable("sender", None, database, "SELECT action FROM access", **GIVEN)
 
 
 def test_a_talk(tmp_path):

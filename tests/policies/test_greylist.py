@@ -4,6 +4,7 @@ from datetime import timedelta
 from ipaddress import ip_network
 
 import pytest
+from attrs import evolve
 
 from mailgw.interfaces import LookupFailed, MemoryUnavailable
 from mailgw.policies.greylist import Greylist
@@ -106,6 +107,19 @@ def test_a_network_that_has_come_again_often_enough_is_known():
     assert house.heard(sender="last@example.com") == "proceed"
     house.later(days=37)
     assert house.heard(sender="too-late@example.com").startswith("451 ")
+
+
+def test_a_lower_number_holds_for_who_has_come_again_more_often():
+    house = House(known_after=0, delay=0.0)
+    for number in range(4):
+        house.ask(sender=f"{number}@example.com")
+    stricter = House(known_after=2)
+    stricter.policy = evolve(stricter.policy, memory=house.memory, clock=house.clock)
+    stricter.clock = house.clock
+    assert stricter.heard(sender="4@example.com").startswith("451 ")
+    stricter.later(minutes=5)
+    assert stricter.heard(sender="4@example.com") == "proceed"
+    assert stricter.heard(sender="new@example.com") == "proceed"
 
 
 def test_nobody_is_known_where_that_is_not_wanted():

@@ -229,6 +229,8 @@ def test_an_address_is_no_sql(database):
         ("SELECT 1 FROM users WHERE domain = :nonsense", "nonsense"),
         ("DELETE FROM users", "readonly"),
         ("SELECT 1; SELECT 2", "one statement"),
+        ("SELECT 1 FROM users", "asks for nobody"),
+        ("", "asks for nobody"),
     ],
 )
 def test_a_query_that_does_not_work_is_an_error_at_the_start(database, query, why):
