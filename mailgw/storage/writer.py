@@ -21,6 +21,7 @@ from mailgw.storage.trouble import translated
 __all__ = ["Writer"]
 
 _ASKING = 0.005  # seconds for questions, while writes may be waiting
+_PATIENCE = 10_000  # milliseconds for somebody who writes with a tool of his own
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -56,6 +57,7 @@ class Writer:
     ) -> None:
         """``trouble`` is called on the reactor's side with each problem, before whoever asked for the work hears of it."""
         self._database = database
+        database.execute("PRAGMA busy_timeout = 0")  # the reactor waits for nobody
         self._trouble = trouble
         self._reactor = reactor
         # On the reactor's side:
@@ -197,13 +199,19 @@ class Writer:
 
     def _write(self, writes: _Writes, begun: list[_Answer] | None = None) -> list[_Answer]:
         try:
-            return self._commit(self._begin(writes) if begun is None else begun)
+            return self._commit(self._begin_patiently(writes) if begun is None else begun)
         except Exception as problem:
             single = [(work, job) for work, jobs in writes.items() for job in jobs]
-            if len(single) == 1:
-                job = single[0][1]
-                return [_Answer(job.answer, None, job.unheard, translated(problem))]
+            if len(single) == 1 or _is_locked(problem):  # none of them is guilty
+                return [_Answer(job.answer, None, job.unheard, translated(problem)) for _, job in single]
             return [answer for work, job in single for answer in self._write({work: [job]})]
+
+    def _begin_patiently(self, writes: _Writes) -> list[_Answer]:
+        self._database.execute(f"PRAGMA busy_timeout = {_PATIENCE}")
+        try:
+            return self._begin(writes)
+        finally:
+            self._database.execute("PRAGMA busy_timeout = 0")
 
     def _commit(self, answers: list[_Answer]) -> list[_Answer]:
         try:
@@ -242,3 +250,7 @@ class Writer:
                 self._database.execute("ROLLBACK")
         for act in self._rolled_back:
             act()
+
+
+def _is_locked(problem: Exception) -> bool:
+    return getattr(problem, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY  # the lower octet is the kind

@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import ensureDeferred
 
 from mailgw.interfaces import StoreFull, StoreUnavailable
+from mailgw.storage import writer
 from mailgw.storage.housekeeping import frames_in_use
 from mailgw.storage.sqlite import SqliteStore
 from mailgw.testing.stores import Pump, QueueStoreContract
@@ -181,6 +182,32 @@ class TestSqliteStore(QueueStoreContract):
         store._database.set_trace_callback(None)
         assert [said.count(statement) for statement in ("BEGIN IMMEDIATE", "COMMIT")] == [2, 2]
         assert pump.run(store.find(Selection())) == []
+
+    def test_somebody_who_writes_holds_up_the_writer_but_not_the_reactor(self, store, pump, tmp_path):
+        other = sqlite3.connect(tmp_path / "state" / "queue.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        putting = ensureDeferred(store.put(self.envelope(), SMALL, self.to("a@example.org")))
+        began = monotonic()
+        pump._calls.get()()  # a turn of the reactor
+        assert monotonic() - began < 5  # half of what the writer's thread waits
+        other.execute("ROLLBACK")
+        other.close()
+        assert pump.run(putting).message > 0
+
+    def test_somebody_who_writes_for_long_is_waited_for_once(self, store, pump, tmp_path, monkeypatch):
+        monkeypatch.setattr(writer, "_PATIENCE", 10)
+        other = sqlite3.connect(tmp_path / "state" / "queue.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        said = []
+        store._database.set_trace_callback(said.append)
+        puts = pump.run_all([store.put(self.envelope(), SMALL, self.to("a@example.org")) for _ in range(50)])
+        store._database.set_trace_callback(None)
+        assert {str(one) for one in puts} == {"OperationalError: database is locked"}
+        assert {type(one) for one in puts} == {StoreUnavailable}
+        assert said.count("BEGIN IMMEDIATE") == 2  # the reactor, which does not wait, and the thread
+        other.execute("ROLLBACK")
+        other.close()
+        assert self.keep(store, pump, "a@example.org").message > 0
 
     def test_only_the_guilty_one_of_a_group_fails(self, store, pump, tmp_path):
         file = store.incoming / "good"
