@@ -13,8 +13,9 @@ from twisted.internet.protocol import Factory
 from mailgw.gateways.logging_in import Login
 from mailgw.gateways.next_hop import NextHop, NotReached
 from mailgw.gateways.outgoing_tls import VERIFIED, ClientCertificate, OutgoingTls, TlsMode
+from mailgw.gateways.security import Security
 from mailgw.gateways.server_login import CannotLogIn, ServerLogin, is_loopback
-from mailgw.gateways.talking import Security, Talk
+from mailgw.gateways.talking import Talk
 from mailgw.gateways.threads import in_thread
 from mailgw.interfaces import IDialer, IIdentity
 from mailgw.smtp.client import ClientSession

@@ -1,28 +1,20 @@
 """A connection to a next hop: the client's language on a Twisted transport, with time-outs, TLS and back-pressure."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from attrs import frozen
-from OpenSSL import SSL
-from service_identity import VerificationError
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IHandshakeListener,
-    IOpenSSLClientConnectionCreator,
-    IPullProducer,
-    IReactorTime,
-    ITCPTransport,
-)
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailgw.gateways.carrier import Carrier
 from mailgw.gateways.logging_in import Login
 from mailgw.gateways.next_hop import NotReached
+from mailgw.gateways.security import Security, in_words
 from mailgw.smtp.client import BadReply, ClientSession
 from mailgw.smtp.client_events import (
     Asked,
@@ -43,22 +35,12 @@ from mailgw.values.content import Content
 from mailgw.values.delivery import Shipment
 from mailgw.values.reply import Reply
 
-__all__ = ["NotReached", "Security", "Talk"]
+__all__ = ["Talk"]
 
 _HANDSHAKE = 60.0  # seconds
 
 
-@frozen
-class Security:
-    """The TLS that one connection is to have."""
-
-    creator: IOpenSSLClientConnectionCreator
-    required: bool  # no session in clear
-    verified: bool  # the creator verifies the certificate
-    implicit: bool = False  # from the first octet
-
-
-@implementer(IHandshakeListener, IPullProducer)
+@implementer(IHandshakeListener)
 class Talk(Protocol):
     """One connection. Wait for ``ready`` first; then one `hand_over` or `ask` at a time.
 
@@ -87,8 +69,7 @@ class Talk(Protocol):
         self._gone: Callable[[Talk], None] | None = gone
         self._waiting: Deferred[Any] | None = self.ready
         self._content: Content | None = None
-        self._chunks: Iterator[bytes] | None = None
-        self._to_come = 0
+        self._carrier: Carrier | None = None
         self._timer: IDelayedCall | None = None
         self._deadline = deadline
         self._steps = -1  # of the session, when the timer was set
@@ -168,7 +149,7 @@ class Talk(Protocol):
         if self._timer and self._timer.active():
             self._timer.cancel()
         if self._handshaking:
-            self._fail(NotReached(Reply(451, "4.7.5", f"TLS handshake failed: {_in_words(reason)}"), handshake_failed=True))
+            self._fail(NotReached(Reply(451, "4.7.5", f"TLS handshake failed: {in_words(reason)}"), handshake_failed=True))
         elif self._waiting is self.ready:
             self._fail(NotReached(Reply(421, "4.4.2", f"connection lost while waiting for {self._session.awaits}")))
         self._handle(self._session.lost("connection lost"))
@@ -261,34 +242,9 @@ class Talk(Protocol):
             parts.append(session.end_content())
             self._write(b"".join(parts))
             return
-        self._chunks = content.chunks()
-        self._to_come = content.size
         self._direct = None
-        self.transport.registerProducer(self, False)  # type: ignore[union-attr]
-
-    def resumeProducing(self) -> None:  # noqa: N802
-        if self._chunks is None:
-            return
-        try:
-            chunk = next(self._chunks, None)
-        except OSError as problem:
-            self._give_up(f"message cannot be read: {problem.strerror}")
-            return
-        if chunk is not None and len(chunk) <= self._to_come:
-            self._to_come -= len(chunk)
-            self.transport.write(self._session.add_content(chunk))  # type: ignore[union-attr]
-        elif chunk is not None or self._to_come:
-            # The end that we told by BDAT, and the size told by MAIL, would be lies.
-            self._give_up("message file has another size than it had")
-            return
-        else:
-            self._chunks = None
-            self.transport.write(self._session.end_content())  # type: ignore[union-attr]
-            self.transport.unregisterProducer()  # type: ignore[union-attr]
-        self._watch()
-
-    def stopProducing(self) -> None:  # noqa: N802
-        self._chunks = None
+        self._carrier = Carrier(content, session, self.transport, self._watch, self._give_up)
+        self._carrier.start()
 
     def _write(self, data: bytes) -> None:
         if not data or self._is_lost:
@@ -327,9 +283,8 @@ class Talk(Protocol):
     # ── The end ──
 
     def _give_up(self, why: str, hangs: bool = False) -> None:
-        if self._chunks is not None:
-            self._chunks = None
-            self.transport.unregisterProducer()  # type: ignore[union-attr]
+        if self._carrier:
+            self._carrier.stop()
         handshaking, self._handshaking = self._handshaking, False
         self.transport.abortConnection()  # type: ignore[union-attr]
         if self._waiting is self.ready:
@@ -356,14 +311,3 @@ class Talk(Protocol):
         waiting, self._waiting = self._waiting, None
         if waiting:
             waiting.errback(problem)
-
-
-def _in_words(reason: Failure) -> str:
-    problem = reason.value
-    if isinstance(problem, VerificationError):
-        return "its certificate is for another name"
-    if isinstance(problem, SSL.Error) and problem.args and isinstance(problem.args[0], list):
-        words = ", ".join(what for _, _, what in problem.args[0]) or "no reason given"  # OpenSSL's own list
-        # Twisted keeps OpenSSL's reason to itself.
-        return words.replace("certificate verify failed", "its certificate has expired, or nobody whom we trust has signed it")
-    return reason.getErrorMessage().replace("\n", " ")
