@@ -58,7 +58,7 @@ class Ldap:
     attribute: str = "uid"
     """What of the entry the login is called by from then on, whatever spelling the client used."""
     user_dn: str = ""
-    """Without a search: "uid={login},ou=people,dc=example,dc=org". The login is then the name in lower case."""
+    """Without a search: "uid={login},ou=people,dc=example,dc=org". The login is then the name in lower case, with single blanks."""
     starttls: bool = True
     """For ldap://; only a directory on this machine may do without."""
     trust: Path | None = field(default=None, validator=trusted)
@@ -109,7 +109,8 @@ class Ldap:
         connection = await self._connect()
         try:
             if self.user_dn:
-                dn, login = dn_with(self.user_dn, name), name.lower()
+                # Directories take no notice of blanks around a name, nor of how many are in it (RFC 4518 §2.6.1).
+                dn, login = dn_with(self.user_dn, name), " ".join(name.lower().split())
             else:
                 dn, login = await self._find(connection, name)
             good = await _bind(connection, dn, password)

@@ -185,8 +185,8 @@ def _hour(now: float) -> str:
 
 
 def _key(account: str) -> str:
-    """The account's name for keys: it is whatever a stranger says."""
-    name = account.casefold()
+    """The account's name for keys: it is whatever a stranger says. Blanks count for nothing, as directories see it."""
+    name = " ".join(account.casefold().split())
     return name if len(name) <= _LONGEST_NAME else sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
 
 

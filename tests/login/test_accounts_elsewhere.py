@@ -151,6 +151,7 @@ NO_SEARCH = {"base": "", "bind_dn": "", "bind_password": None, "user_dn": "uid={
     [
         ("ann", PASSWORD, "ann"),
         ("ANN", PASSWORD, "ann"),
+        (" aNN ", PASSWORD, "ann"),  # RFC 4518 §2.6.1: the same; under another name, all that counts by login would begin anew
         ("ann", "wrong", "no"),
         ("ann", "", "no"),  # RFC 4513 §5.1.2
         ("", PASSWORD, "no"),

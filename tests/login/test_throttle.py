@@ -79,6 +79,7 @@ def test_delays_are_for_one_account_from_one_network():
     for _ in range(5):
         gate.attempt(ATTACKER, "anna")
     assert gate.attempt(ATTACKER, "ANNA")[1] == 4
+    assert gate.attempt(ATTACKER, " anna  ")[1] == 8  # directories and some databases do not count blanks
     assert gate.attempt(ATTACKER, "ben")[1] == 0
     assert gate.attempt(OWNER, "anna")[1] == 0
 
