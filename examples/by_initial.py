@@ -1,6 +1,6 @@
 """A route; the door is ``type = "by_initial:ByInitial"``: any class in a module on the Python path."""
 
-from mailgw.api import IRoute, Route, frozen, implementer
+from mailgw.api import GatewayName, IRoute, Route, frozen, implementer
 
 
 @implementer(IRoute)
@@ -9,7 +9,7 @@ class ByInitial:
     """Mailboxes are spread over servers by their first letter: ``{ "am" = "north", "nz" = "south" }`` is a to m, and n to z."""
 
     domain: str
-    gateways: dict[str, str]
+    gateways: dict[str, GatewayName]  # that they exist is checked at the start
 
     def route(self, facts):
         if facts.recipient.domain == self.domain:

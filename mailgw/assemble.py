@@ -310,7 +310,7 @@ class _Building:
             raise BadConfiguration(self.report.problems, configuration)
         return Parts(
             rules=rules,
-            routing=Routing(routes, frozenset(filter(gateways.is_by_domain, gateways.by_name))),
+            routing=Routing(routes, frozenset(filter(gateways.is_by_domain, gateways.by_name)), frozenset(gateways.by_name)),
             gateways=gateways.by_name,
             schedules={name: gateway.schedule for name, gateway in configuration.gateway.items()},
             connections={name: gateway.connections for name, gateway in configuration.gateway.items()},
@@ -346,6 +346,8 @@ class _Building:
                 check_named(recipients, rule.recipients_of, self.configuration, self.report)
         if rule.part is not None:
             route = build(rule.part, (IRoute,), self.house, self.configuration.context, self.report)
+            if route is not None:
+                check_named(route, rule.part, self.configuration, self.report)
         else:
             route = self.built_in_route(rule)
         return None if route is None else Rule(rule.name, route, recipients, self.configuration.where(rule.at))

@@ -58,17 +58,20 @@ class Routing:
 
     rules: Sequence[Rule]
     by_domain: Set[str] = frozenset()  # names of the gateways whose next hop is the recipient's domain (IDomainGateway)
+    gateways: Set[str] | None = None  # the names of all; None: whatever a route says
 
     async def find(self, facts: RecipientFacts) -> Found | None:
-        """The first rule that answers, or None. What a route raises passes through."""
+        """The first rule that answers, or None. What a route raises passes through; LookupError for a gateway that is not there."""
         for rule in self.rules:
             answer = rule.route.route(facts)
-            if isawaitable(answer):
+            if answer is not None and not isinstance(answer, Route) and isawaitable(answer):
                 answer = await answer
             if answer is None:
                 continue
             if not (isinstance(answer, Route) and _is_name(answer.gateway) and (not answer.next_hop or _is_name(answer.next_hop))):
                 raise TypeError(f"route {rule.name} answered {answer!r}, which is no Route")
+            if self.gateways is not None and answer.gateway not in self.gateways:
+                raise LookupError(f"route {rule.name} answered with a gateway that is not there: {answer.gateway}")
             next_hop = answer.next_hop or (facts.recipient.domain if answer.gateway in self.by_domain else "")
             return Found(rule, answer, Destination(answer.gateway, next_hop))
         return None

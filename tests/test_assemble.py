@@ -143,6 +143,12 @@ def test_a_route_of_a_plugin_and_its_recipients() -> None:
     assert found.rule.where == "test.toml:37"
 
 
+def test_gateways_that_a_route_of_a_plugin_names_must_be_there() -> None:
+    with pytest.raises(BadConfiguration) as caught:
+        parts('[[route]]\ntype = "tests.config.parts:Archive"\nto_whom = "bun"\n')
+    assert [problem.text for problem in caught.value.problems] == ['[[route]] to_whom: there is no [gateway.bun]; did you mean "bin"?']
+
+
 @pytest.mark.parametrize(
     "permit",
     [

@@ -61,6 +61,12 @@ def test_what_a_route_raises_passes_through():
         run(Routing([Rule("odd", Odd(LookupError("x"))), *RULES]).find(a_recipient()))
 
 
+def test_a_gateway_that_is_not_there_is_an_error():
+    routing = Routing([Rule("odd", Odd(Route("nowhere"))), *RULES], gateways={"mailboxes", "internet"})
+    with pytest.raises(LookupError, match="route odd answered with a gateway that is not there: nowhere"):
+        run(routing.find(a_recipient()))
+
+
 def test_a_route_may_be_awaited():
     assert run(Routing([Rule("odd", Odd(Route("slow")))]).find(a_recipient())).destination == Destination("slow", "")
 

@@ -48,7 +48,7 @@ def check_members(configuration: Configuration, gateways: Gateways, report: Repo
 
 
 def check_named(component: Any, part: Part, configuration: Configuration, report: Report) -> None:
-    """See that the names of gateways in a policy's settings are those of gateways."""
+    """See that the names of gateways in a policy's or route's settings are those of gateways."""
     for below, named in _named(component):
         if named not in configuration.gateway:
             report.error((*part.at, below[0]), f"there is no [gateway.{named}]{nearest(named, configuration.gateway)}")

@@ -1,9 +1,11 @@
 """Whether a recipient's mail is taken at all, and where it goes then. Closed by default: without a "permit" nothing is relayed."""
 
+from traceback import format_exc
+
 from attrs import frozen
 
 from mailgw.journal import Fault, Journal
-from mailgw.receive.asking import Asked, Asker
+from mailgw.receive.asking import Asked, Asker, settled_within
 from mailgw.receive.telling import Ruling, Teller
 from mailgw.routing import Found, Routing
 from mailgw.values.decision import Verdict
@@ -16,6 +18,7 @@ __all__ = ["Relay"]
 _DENIED = Reply(550, "5.7.1", "relaying denied")
 _NO_ROUTE = Reply(550, "5.1.2", "no route to this destination")
 _TROUBLE = Reply(451, "4.3.0", "local problem, try again later")
+_ROUTE_TIMEOUT = 30.0  # seconds
 
 
 @frozen
@@ -45,8 +48,8 @@ class Relay:
     async def found(self, facts: RecipientFacts) -> Found | Ruling:
         """The way to go, or what the client hears."""
         try:
-            found = await self.routing.find(facts)
+            found = await settled_within(self.routing.find(facts), _ROUTE_TIMEOUT, self.asker.clock)
         except Exception as problem:
-            self.journal.note(Fault(facts.client.session, "route", f"failed for {facts.recipient}: {problem!r}"))
+            self.journal.note(Fault(facts.client.session, "route", f"failed for {facts.recipient}: {problem!r}", format_exc()))
             return self.teller.named("route", _TROUBLE, repr(problem))
         return self.teller.named("route", _NO_ROUTE) if found is None else found

@@ -7,7 +7,7 @@ from zope.interface import Interface, implementer
 from mailgw.given import given
 from mailgw.interfaces import IClientPolicy, IContentPolicy, IRelayPolicy, IRoute, ISenderPolicy
 from mailgw.values.decision import Decision, permit, proceed
-from mailgw.values.delivery import Route
+from mailgw.values.delivery import GatewayName, Route
 from mailgw.values.facts import ClientFacts, ContentFacts, RecipientFacts, SenderFacts
 
 
@@ -72,7 +72,7 @@ class TwoStages:
 @implementer(IRoute)
 @frozen
 class Archive:
-    to_whom: str
+    to_whom: GatewayName
 
     def route(self, facts: RecipientFacts) -> Route | None:
         return Route(self.to_whom) if "archive" in facts.tags else None

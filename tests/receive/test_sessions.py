@@ -341,6 +341,20 @@ def test_a_route_that_fails_defers_and_none_refuses():
     assert talk.say("RCPT TO:<b@example.org>") == "550 5.1.2 no route to this destination\r\n"
 
 
+def test_a_route_that_does_not_answer_defers():
+    class Silent:
+        def route(self, facts):
+            return Deferred()
+
+    one = server(routing=Routing([Rule("silent", Silent())]))
+    talk = one.connect()
+    for line in ENVELOPE[:2]:
+        talk.say(line)
+    assert talk.say("RCPT TO:<b@example.org>") == ""
+    one.clock.advance(30)
+    assert talk.heard() == "451 4.3.0 local problem, try again later\r\n"
+
+
 def test_pipelined_replies_leave_in_one_write():
     one = server()
     talk = one.connect()
