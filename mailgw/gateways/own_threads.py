@@ -29,7 +29,10 @@ class OwnThreads:
         return self._running < _MOST
 
     def call(self, work: Callable[[], T]) -> Deferred[T]:
-        """Call ``work`` in a thread; its result, or what it raises, arrives in the reactor's, from where this must be called."""
+        """Call ``work`` in a thread; its result, or what it raises, arrives in the reactor's, from where this must be called.
+
+        Raises RuntimeError where no thread can be had.
+        """
         result: Deferred[T] = Deferred()
 
         def run() -> None:
@@ -41,7 +44,11 @@ class OwnThreads:
                 self.reactor.callFromThread(self._over, result.callback, value)
 
         self._running += 1
-        Thread(target=run, daemon=True).start()
+        try:
+            Thread(target=run, daemon=True).start()
+        except RuntimeError:  # the system has none left: this one will not come back, but never went away
+            self._running -= 1
+            raise
         return result
 
     def _over(self, tell: Callable[[object], None], result: object) -> None:

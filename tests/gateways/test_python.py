@@ -196,6 +196,20 @@ def test_functions_that_do_not_come_back_are_not_called_for_ever(monkeypatch: py
     assert gateway._own.is_free
 
 
+def test_threads_that_cannot_be_had_do_not_count_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_threads, "_MOST", 3)
+    threads = OneThread()
+    gateway = a_python("everything", threads, Clock())
+    before = threading.stack_size(2**47)  # more than there is
+    try:
+        for _ in range(5):
+            with pytest.raises(RuntimeError, match="thread"):
+                run(gateway.deliver(a_shipment()))
+    finally:
+        threading.stack_size(before)
+    assert gateway._own.is_free
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "text"),
     [
