@@ -39,7 +39,7 @@ def understand(answer: object, recipients: Sequence[Queued]) -> tuple[Mapping[Ad
 
     An outcome whose fate is clear stands, without the nonsense that it holds besides: to try again might deliver twice.
     """
-    if not isinstance(answer, Mapping):
+    if not isinstance(answer, (dict, Mapping)):  # the first of them is asked at a tenth of the cost
         return {}, f"gateway answered {in_brief(answer)}, which is no mapping of addresses to outcomes"
     outcomes, missing, odd = {}, [], []
     for queued in recipients:

@@ -273,6 +273,9 @@ class Dispatcher:
             answer: Any = self._gateways[job.destination.gateway].deliver(shipment)
         except Exception as problem:
             answer = fail(problem)
+        if isinstance(answer, dict):
+            self._landed(lane, job, answer)
+            return
         if isinstance(answer, Coroutine):
             answer = Deferred.fromCoroutine(answer)
         elif isawaitable(answer) and not isinstance(answer, Deferred):

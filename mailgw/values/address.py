@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address
 from unicodedata import normalize
 
 import idna
-from attrs import frozen
+from attrs import field, frozen
 
 __all__ = ["NULL", "Address", "BadAddress", "parse_domain"]
 
@@ -80,6 +80,15 @@ class Address:
 
     local_part: str
     domain: str
+    # Worked out once: an address is written half a dozen times for each message.
+    _text: str = field(init=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        local_part = self.local_part
+        if local_part and not _DOT_STRING.match(local_part):
+            escaped = local_part.replace("\\", "\\\\").replace('"', '\\"')
+            local_part = f'"{escaped}"'
+        object.__setattr__(self, "_text", f"{local_part}@{self.domain}" if self.domain else local_part)
 
     @classmethod
     def parse(cls, text: str) -> "Address":
@@ -116,11 +125,7 @@ class Address:
         return bool(self.local_part)
 
     def __str__(self) -> str:
-        local_part = self.local_part
-        if local_part and not _DOT_STRING.match(local_part):
-            escaped = local_part.replace("\\", "\\\\").replace('"', '\\"')
-            local_part = f'"{escaped}"'
-        return f"{local_part}@{self.domain}" if self.domain else local_part
+        return self._text
 
     def __repr__(self) -> str:
         return f"<{self}>"

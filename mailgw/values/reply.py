@@ -1,6 +1,7 @@
 """SMTP replies whose code, enhanced status and text agree (RFC 5321 §4.2, RFC 3463)."""
 
 import re
+from functools import lru_cache
 
 from attrs import field, frozen
 
@@ -24,15 +25,7 @@ class Reply:
     wire: bytes = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
-        if not 200 <= self.code <= 599:
-            raise ValueError(f"{self.code} is no SMTP reply code")
-        if self.enhanced:
-            if not _ENHANCED.match(self.enhanced):
-                raise ValueError(f"{self.enhanced!r} is no enhanced status code")
-            if self.enhanced[0] != str(self.code)[0]:
-                raise ValueError(f"reply code {self.code} and enhanced status {self.enhanced} contradict each other")
-        elif self.code >= 400:
-            raise ValueError(f"reply code {self.code} needs an enhanced status")
+        _check(self.code, self.enhanced)
         object.__setattr__(self, "wire", _encode(self.code, self.enhanced, self.text))
 
     @classmethod
@@ -76,6 +69,19 @@ class Reply:
     def __str__(self) -> str:
         text = self.text.replace("\n", " / ")
         return f"{self.code} {self.enhanced} {text}" if self.enhanced else f"{self.code} {text}"
+
+
+@lru_cache(maxsize=1024)  # there are not many, but some are made for each message
+def _check(code: int, enhanced: str) -> None:
+    if not 200 <= code <= 599:
+        raise ValueError(f"{code} is no SMTP reply code")
+    if enhanced:
+        if not _ENHANCED.match(enhanced):
+            raise ValueError(f"{enhanced!r} is no enhanced status code")
+        if enhanced[0] != str(code)[0]:
+            raise ValueError(f"reply code {code} and enhanced status {enhanced} contradict each other")
+    elif code >= 400:
+        raise ValueError(f"reply code {code} needs an enhanced status")
 
 
 def _encode(code: int, enhanced: str, text: str) -> bytes:
