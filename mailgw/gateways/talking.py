@@ -160,6 +160,7 @@ class Talk(Protocol):
         for event in events:
             match event:
                 case Finished() | Asked():
+                    self._stop_carrying()
                     self._content = None
                     self._succeed(event)
                 case ContentWanted():
@@ -246,6 +247,12 @@ class Talk(Protocol):
         self._carrier = Carrier(content, session, self.transport, self._watch, self._give_up)
         self._carrier.start()
 
+    def _stop_carrying(self) -> None:
+        # The server may have said its last word in the midst of the content: what follows would be no content any more.
+        carrier, self._carrier = self._carrier, None
+        if carrier:
+            carrier.stop()
+
     def _write(self, data: bytes) -> None:
         if not data or self._is_lost:
             return
@@ -283,8 +290,7 @@ class Talk(Protocol):
     # ── The end ──
 
     def _give_up(self, why: str, hangs: bool = False) -> None:
-        if self._carrier:
-            self._carrier.stop()
+        self._stop_carrying()
         handshaking, self._handshaking = self._handshaking, False
         self.transport.abortConnection()  # type: ignore[union-attr]
         if self._waiting is self.ready:

@@ -1,8 +1,10 @@
 """What goes onto the wire stays in order, however much of it the socket takes at once."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.task import Clock
 
@@ -10,6 +12,7 @@ from mailgw.gateways.talking import Talk
 from mailgw.smtp.client import ClientSession
 from mailgw.smtp.framing import Nature
 from mailgw.testing.facts import a_shipment
+from mailgw.values.content import CHUNK, Content
 from mailgw.values.delivery import Fate
 
 
@@ -69,3 +72,26 @@ def test_a_server_that_takes_its_354_back_in_the_same_breath_is_answered_for(las
     assert finished.called
     (outcome,) = finished.result.outcomes.values()
     assert outcome.fate is (Fate.NEVER if last.startswith("554") else Fate.LATER)
+
+
+@pytest.mark.parametrize("last", ["552 5.3.4 too big", "421 4.3.2 bye", "250 what"])
+def test_behind_the_last_word_of_a_server_no_content_follows(tmp_path: Path, last: str) -> None:
+    """It would be no content any more: nobody doubles its dots, and what comes behind one may be taken for commands."""
+    file = tmp_path / "content"
+    file.write_bytes(b"Subject: x\r\n\r\n" + b".\r\n" * CHUNK)
+    talk = Talk(ClientSession("us.example"), Clock(), None, 30.0, lambda _: None)
+    socket = Socket(100_000)
+    talk.makeConnection(socket)  # type: ignore[arg-type]
+    talk.dataReceived(b"220 hi\r\n")
+    talk.dataReceived(b"250-mx\r\n250 PIPELINING\r\n")
+    finished = talk.hand_over(evolve(a_shipment(), content=Content(file, file.stat().st_size)), Nature())
+    talk.dataReceived(b"250 ok\r\n250 ok\r\n354 go\r\n")
+    carrier: Any = socket.producer
+    carrier.resumeProducing()
+    before = list(socket.later)
+    talk.dataReceived(f"{last}\r\n".encode())
+    assert finished.called
+    assert socket.producer is None
+    carrier.resumeProducing()
+    assert before
+    assert socket.later == before
