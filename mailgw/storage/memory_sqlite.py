@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
@@ -118,7 +118,11 @@ class SqliteMemory:
         jobs, self._waiting = self._waiting, []
         if jobs:
             self._busy = True
-            done: Deferred[Any] = deferToThreadPool(self._reactor, self._pool(), self._transact, jobs)
+            try:
+                done: Deferred[Any] = deferToThreadPool(self._reactor, self._pool(), self._transact, jobs)
+            except RuntimeError as problem:  # the system gives no thread now
+                self._threads = None  # it holds one that never began
+                done = fail(MemoryUnavailable(f"{self._database.path}: {problem}"))
             done.addBoth(self._tell, jobs)
         elif self._closed:
             self._end()

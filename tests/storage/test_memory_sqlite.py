@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
@@ -228,6 +229,19 @@ def test_trouble_is_told_and_passes(tmp_path):
         assert isinstance(problem, MemoryUnavailable)
         assert str(path) in str(problem)
     path.rmdir()
+    assert pump.run(memory.count("x:", 1, 60.0)) == 1
+    pump.run(memory.close())
+
+
+def test_a_thread_that_cannot_be_had_is_had_the_next_time(tmp_path):
+    pump = Pump()
+    memory = opened(tmp_path / "memory.db", pump)
+    before = threading.stack_size(2**47)  # more than there is
+    try:
+        for problem in pump.run_all([memory.count("x:", 1, 60.0), memory.recall("x:")]):
+            assert isinstance(problem, MemoryUnavailable)
+    finally:
+        threading.stack_size(before)
     assert pump.run(memory.count("x:", 1, 60.0)) == 1
     pump.run(memory.close())
 
