@@ -42,7 +42,7 @@ class OneThread:
     def turn(self) -> None:
         """Do the next thing that a thread has to say."""
         try:
-            function, args, kwargs = self.calls.get(timeout=10)
+            function, args, kwargs = self.calls.get(timeout=60)
         except Empty:
             raise AssertionError("no thread has anything to say") from None
         function(*args, **kwargs)
@@ -84,7 +84,7 @@ class Loop:
 
     def until(self, done: Any) -> None:
         """Turn until something holds."""
-        end = monotonic() + 10  # only reached by a fault
+        end = monotonic() + 60  # only reached by a fault
         while not done():
             assert monotonic() < end, "it does not come to an end"
             self.reactor.iterate(0.01)

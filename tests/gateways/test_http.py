@@ -386,8 +386,8 @@ def test_a_connection_that_is_lost_in_the_message(loop: Loop, tmp_path: Path) ->
 
 
 def test_a_silent_server(loop: Loop) -> None:
-    outcome = to(loop, RawFactory(None), timeout=0.1)
-    assert (outcome.fate, outcome.reply.text) == (Fate.UNKNOWN, "127.0.0.1 did not answer within 0.1 seconds")
+    outcome = to(loop, RawFactory(None), timeout=0.5)
+    assert (outcome.fate, outcome.reply.text) == (Fate.UNKNOWN, "127.0.0.1 did not answer within 0.5 seconds")
 
 
 def test_a_server_that_does_not_read(loop: Loop, tmp_path: Path) -> None:
@@ -411,7 +411,7 @@ def test_an_answer_that_never_ends_is_one_all_the_same(loop: Loop) -> None:
 
     factory = Factory.forProtocol(Endless)
     factory.noisy = False
-    assert to(loop, factory, timeout=0.1).reply.text == "HTTP 200: half"
+    assert to(loop, factory, timeout=0.5).reply.text == "HTTP 200: half"
 
 
 def test_a_kept_connection_that_dies_is_replaced_once(loop: Loop) -> None:

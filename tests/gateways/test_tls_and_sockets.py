@@ -27,7 +27,7 @@ from mailgw.values.content import Content
 from mailgw.values.delivery import Outcome
 
 reactor: Any = _reactor
-LIMIT = 10.0  # seconds, only reached by a fault
+LIMIT = 60.0  # seconds, only reached by a fault
 
 
 def finish(coroutine: Any) -> Any:
