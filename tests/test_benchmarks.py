@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ def serve(talk):
     def run():
         while True:
             connection, _ = listener.accept()
-            with connection, connection.makefile("rwb", buffering=0) as stream:
+            with suppress(ConnectionError), connection, connection.makefile("rwb", buffering=0) as stream:
                 talk(stream)
 
     threading.Thread(target=run, daemon=True).start()
