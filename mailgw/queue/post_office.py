@@ -7,6 +7,7 @@ from email.policy import SMTP
 from email.utils import format_datetime
 from random import Random
 
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from mailgw.interfaces import IClock, IIdentity, IPostOffice, IQueueStore, StoreUnavailable
@@ -51,10 +52,18 @@ class PostOffice:
             smtputf8=recipient.needs_smtputf8 or self._identity.postmaster.needs_smtputf8,
         )
         # Not routed yet: the dispatcher asks the routes.
-        put = await store.put(envelope, Content.of(content), [(Recipient(recipient, frozenset(("NEVER",))), Destination(""))])
-        journal.note(Posted("", put.message, str(recipient), subject))
-        offer(put)
-        return put.message
+        to = [(Recipient(recipient, frozenset(("NEVER",))), Destination(""))]
+        putting = Deferred.fromCoroutine(store.put(envelope, Content.of(content), to))
+
+        def queued(put: Put) -> int:
+            journal.note(Posted("", put.message, str(recipient), subject))
+            offer(put)
+            return put.message
+
+        # Who asks may give up meanwhile. The notice is queued all the same, and then somebody has to know of it.
+        number: Deferred[int] = Deferred()
+        putting.addCallback(queued).addBoth(lambda result: None if number.called else number.callback(result))
+        return await number
 
 
 def compose(identity: IIdentity, recipient: Address, subject: str, text: str, *, date: str, word: str) -> bytes:

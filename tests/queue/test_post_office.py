@@ -5,6 +5,7 @@ from email.policy import default
 from random import Random
 
 import pytest
+from twisted.internet.defer import CancelledError, Deferred
 from zope.interface.verify import verifyObject
 
 from mailgw.assemble import Identity
@@ -12,7 +13,9 @@ from mailgw.interfaces import IPostOffice, StoreUnavailable
 from mailgw.journal import Journal
 from mailgw.queue.post_office import PostOffice, compose
 from mailgw.storage.in_process import InProcessStore
+from mailgw.storage.sqlite import SqliteStore
 from mailgw.testing import at, run
+from mailgw.testing.stores import Pump
 from mailgw.values.address import NULL, Address
 from mailgw.values.delivery import Destination
 from mailgw.values.ledger import Selection
@@ -71,6 +74,20 @@ def test_nothing_is_sent_before_there_is_a_queue(tmp_path):
     office.open(store, lambda put: None, Journal())
     with pytest.raises(StoreUnavailable, match="gone"):
         run(office.post(ANNA, "x", "y"))
+
+
+def test_a_notice_that_nobody_waits_for_any_more_is_delivered_all_the_same(tmp_path):
+    pump, offered = Pump(), []
+    store = SqliteStore.open(tmp_path, pump)
+    office = PostOffice(US, at(NOON), Random(1))
+    office.open(store, offered.append, Journal())
+    posting = Deferred.fromCoroutine(office.post(ANNA, "x", "y"))
+    posting.cancel()  # the time of the policy that sends it is up
+    posting.addErrback(lambda failure: failure.trap(CancelledError))
+    pump.run(store.waiting())
+    [entry] = pump.run(store.find(Selection()))
+    assert [put.message for put in offered] == [entry.message]
+    pump.run(store.close())
 
 
 def as_utf8(text):
