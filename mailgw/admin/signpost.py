@@ -10,7 +10,7 @@ from attrs import frozen
 
 from mailgw.admin.selecting import BadRequest
 from mailgw.given import given_interface
-from mailgw.interfaces import IDialer, IResolver
+from mailgw.interfaces import IDialer, IGateways, IResolver
 from mailgw.receive.asking import Asked, Rules
 from mailgw.routing import Found, Routing
 from mailgw.values.address import NULL, Address, BadAddress
@@ -20,7 +20,7 @@ from mailgw.values.facts import ClientFacts, RecipientFacts
 __all__ = ["STRANGER", "Signpost"]
 
 STRANGER = IPv4Address("0.0.0.0")  # nobody's address: in no network but one that holds everybody  # noqa: S104
-NEEDS_NETWORK = (IDialer, IResolver)
+NEEDS_NETWORK = (IDialer, IGateways, IResolver)
 
 
 @frozen
@@ -79,7 +79,8 @@ async def _known(found: Found | None, facts: RecipientFacts) -> dict[str, str]:
     if attrs.has(kind) and any(given_interface(each) in NEEDS_NETWORK for each in attrs.fields(kind)):
         return {"state": "not asked", "text": "to know it, another server must be asked"}
     try:
-        answer = policy.check_recipient(facts)
+        way = found.destination
+        answer = policy.check_recipient(attrs.evolve(facts, gateway=way.gateway, next_hop=way.next_hop))
         decision = await answer if isawaitable(answer) else answer
     except Exception as problem:  # a plugin's fault is part of the answer: a client would hear 451
         return {"state": "deferred", "text": f"it cannot be known now: {problem}"}

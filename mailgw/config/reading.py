@@ -304,6 +304,8 @@ class _Reading:
         keys = frozenset({"timeout", "on_error", "mode", "skip_networks", "skip_logins"})
         part = self.part(table, at, keys)
         values = self.common(Policy, table, at, keys)
+        if values.get("timeout", 1.0) <= 0:
+            self.report.error((*at, "timeout"), "must be more than nothing: it would never be answered in time")
         return Policy(**values, name=name, part=part, at=at) if part else None
 
     def route(self, index: int, table: dict[str, Any]) -> RouteRule | None:

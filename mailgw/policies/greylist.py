@@ -91,6 +91,8 @@ class Greylist:
     _good: frozenset[str] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        if self.window <= self.delay:
+            raise ValueError("window must be longer than delay: else nobody could come again in time")
         names = [parse_domain(text.removeprefix(".")) for text in self.allow_names]
         object.__setattr__(self, "_good", frozenset(key for name in names for key in (name, f".{name}")))
 

@@ -64,7 +64,8 @@ class RateLimit:
     def __attrs_post_init__(self) -> None:
         if self.burst < 0:
             raise ValueError("burst must not be negative")
-        early: dict[str, tuple[str, ...]] = {"connections": ("client", "network", "login"), "errors": ("client", "network", "login")}
+        # Connections are counted before anybody can log in.
+        early: dict[str, tuple[str, ...]] = {"connections": ("client", "network"), "errors": ("client", "network", "login")}
         early |= {"messages": _NOT_OF_RECIPIENTS, "bytes": _NOT_OF_RECIPIENTS}
         if self.per not in early.get(self.what, (self.per,)):
             raise ValueError(f'{self.what} cannot be counted per {self.per}: say per = "{early[self.what][0]}"')

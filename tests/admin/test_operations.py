@@ -4,16 +4,23 @@ from base64 import b64decode
 
 import pytest
 from twisted.internet.task import Clock
+from zope.interface import implementer
 
 from mailgw.admin.client import pieces
 from mailgw.admin.reading import PIECE, Reading, Refusal
 from mailgw.admin.selecting import MOST
-from mailgw.interfaces import StoreUnavailable
+from mailgw.admin.signpost import Signpost
+from mailgw.interfaces import IRecipientPolicy, StoreUnavailable
 from mailgw.journal import Fault, Ordered
+from mailgw.policies.verify_recipient import VerifyRecipient
+from mailgw.routes.default import Default
+from mailgw.routing import Routing, Rule
 from mailgw.storage.in_process import InProcessStore
-from mailgw.testing import an_envelope, run
+from mailgw.storage.memory_in_process import InProcessMemory
+from mailgw.testing import an_envelope, at, run
 from mailgw.values.address import Address
 from mailgw.values.content import Content
+from mailgw.values.decision import reject
 from mailgw.values.delivery import Destination, Recipient
 
 NOW = 1_800_000_000.0
@@ -334,6 +341,24 @@ def test_route(bench, question, gateway, known, permit):
     assert answer["route"]["gateway"] == gateway
     assert answer["recipient"]["state"] == known
     assert [(each["permitted"], each["by"]) for each in answer["permit"]] == permit
+
+
+def test_a_route_whose_recipients_another_server_knows():
+    verify = VerifyRecipient(gateways={}, memory=InProcessMemory(at("2026-01-05T10:00+00:00")))
+    rule = Rule("otherwise", Default("mailboxes"), verify)
+    answer = run(Signpost(Routing([rule]), {}).ask("dora@example.org"))
+    assert answer["recipient"] == {"state": "not asked", "text": "to know it, another server must be asked"}
+
+
+def test_who_knows_recipients_is_told_the_way():
+    @implementer(IRecipientPolicy)
+    class Inquisitive:
+        def check_recipient(self, facts):
+            return reject(f"{facts.gateway} {facts.next_hop}")
+
+    rule = Rule("otherwise", Default("internet"), Inquisitive())
+    answer = run(Signpost(Routing([rule], frozenset({"internet"})), {}).ask("dora@example.org"))
+    assert answer["recipient"]["text"] == "550 5.7.1 internet example.org"
 
 
 def test_route_says_rule_and_next_hop(bench):

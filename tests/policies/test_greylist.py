@@ -90,6 +90,11 @@ def test_who_comes_again_too_late_begins_anew():
     assert house.heard() == "451 4.7.1 greylisted, come again in 300 s"
 
 
+def test_a_window_that_nobody_can_meet_is_an_error():
+    with pytest.raises(ValueError, match="window must be longer than delay"):
+        House(delay=600.0, window=60.0)
+
+
 def test_a_network_that_has_come_again_often_enough_is_known():
     house = House(known_after=2)
     for number in range(2):

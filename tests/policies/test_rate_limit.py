@@ -205,6 +205,7 @@ def test_without_its_memory_it_does_not_know():
 
 WRONG = {
     "connections per sender": ({"what": "connections", "per": "sender"}, "connections cannot be counted per sender"),
+    "connections per login": ({"what": "connections", "per": "login"}, 'connections cannot be counted per login: say per = "client"'),
     "messages per recipient": ({"per": "recipient"}, "messages cannot be counted per recipient"),
     "errors per sender": ({"what": "errors", "per": "sender"}, 'errors cannot be counted per sender: say per = "client"'),
     "negative burst": ({"burst": -1}, "burst must not be negative"),
