@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from mailgw.assemble import House, Parts, closable, observing, pop3_of, porter_of, reception_of
+from mailgw.assemble import House, Parts, closable, observing
 from mailgw.config.model import Configuration
 from mailgw.credentials import ILoginGuard
 from mailgw.descriptors import Descriptors, raise_limit
@@ -22,6 +22,7 @@ from mailgw.part import Part, Post
 from mailgw.receive.protocol import SmtpFactory
 from mailgw.reloading import Plan
 from mailgw.sharing import Crowd
+from mailgw.staff import pop3_of, porter_of, reception_of
 from mailgw.values.facts import ClientFacts
 from mailgw.watchdog import Entrance
 

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from mailgw.admin.reading import Refusal
 from mailgw.admin.socket import AdminSocket
-from mailgw.assemble import House, Parts, closable, guard_of, observing
+from mailgw.assemble import House, Parts, closable, observing
 from mailgw.config.model import Configuration
 from mailgw.desk import Desk, Faults
 from mailgw.doors import Doors, Hall
@@ -29,6 +29,7 @@ from mailgw.observe.records import Records
 from mailgw.part import Post, Queue, left_over
 from mailgw.problems import BadConfiguration, Problem
 from mailgw.reloading import Plan, Source, reloading
+from mailgw.staff import guard_of
 from mailgw.starting import give_up, open_socket
 from mailgw.storage.sqlite import SqliteStore
 from mailgw.timekeeping import Timekeeper

@@ -17,7 +17,7 @@ FLOORS = (
     {"smtp", "senderauth", "routing", "tls", "settings", "notify", "patience", "timekeeping", "descriptors"},
     {"receive", "policies", "queue", "routes", "gateways", "storage", "login", "fetching", "dns", "observe", "watchdog"},
     {"components", "config", "plugin_code"},
-    {"assemble", "safekeeping"},
+    {"assemble", "staff", "safekeeping"},
     {
         "tap", "service", "starting", "doors", "desk", "listening", "part", "reloading", "sharing", "house",
         "demo", "workers", "admin", "console", "api", "testing", "uvloop_reactor",
@@ -29,6 +29,7 @@ MAY_HAVE_THE_REACTOR = {"mailgw.tap", "mailgw.workers"}
 # Who may import whom although both live on one floor.
 NEIGHBOURS = {
     ("journal", "interfaces"),
+    ("staff", "assemble"),
     ("tap", "service"),
     ("tap", "house"),
     ("tap", "demo"),

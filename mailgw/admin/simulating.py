@@ -9,7 +9,7 @@ from attrs import define, field, frozen
 from zope.interface import implementer
 
 from mailgw.admin.simulated_client import Attempt, Client, play
-from mailgw.assemble import House, Parts, guard_of, observing, porter_of, reception_of
+from mailgw.assemble import House, Parts, observing
 from mailgw.config.model import Configuration, Listener
 from mailgw.interfaces import IClock, IDialer, IIdentity, IMemory, IObserver
 from mailgw.journal import Fault, Journal
@@ -20,6 +20,7 @@ from mailgw.receive.in_memory import connect
 from mailgw.receive.intake import ENDLESS, Room
 from mailgw.receive.protocol import SmtpFactory
 from mailgw.smtp.sasl import Channel
+from mailgw.staff import guard_of, porter_of, reception_of
 from mailgw.values.address import NULL
 from mailgw.values.content import Content
 from mailgw.values.delivery import Destination, Envelope, Recipient

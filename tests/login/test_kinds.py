@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from mailgw.assemble import build_parts, porter_of
+from mailgw.assemble import build_parts
 from mailgw.config.reading import read_text
 from mailgw.credentials import AccountsUnavailable, IAccounts
 from mailgw.interfaces import IClock
@@ -26,6 +26,7 @@ from mailgw.login.function import Function
 from mailgw.login.proofs import Password, ShownCertificate
 from mailgw.settings import Part
 from mailgw.smtp.sasl import Channel
+from mailgw.staff import porter_of
 from mailgw.testing import ThreadsAtOnce, a_client, at, run
 
 FINGERPRINT = "ab" * 32
