@@ -392,6 +392,29 @@ def test_read_only_refuses_and_recovers(tmp_path, pump):
     pump.run(store.close())
 
 
+@pytest.mark.parametrize("reads_fail", [False, True], ids=["writes fail", "reads fail, too"])
+def test_a_destination_that_was_rolled_back_is_given_to_nobody(tmp_path, pump, reads_fail):
+    new = Destination("internet", "new.example")
+
+    def trouble(action, table, *_):
+        fails = (action, table) == (sqlite3.SQLITE_INSERT, "recipient")
+        fails = fails or (reads_fail and (action, table) == (sqlite3.SQLITE_READ, "destination"))
+        return sqlite3.SQLITE_DENY if fails else sqlite3.SQLITE_OK
+
+    store = SqliteStore.open(tmp_path, pump)
+    putting = (ENVELOPE, Content.of(b"x"), [(TO[0][0], new)])
+    store._database.set_authorizer(trouble)
+    with pytest.raises(StoreUnavailable):
+        pump.run(store.put(*putting))
+    store._database.set_authorizer(None)
+    message = pump.run(store.put(*putting)).message
+    assert messages_of(store, pump) == {message}
+    pump.run(store.close())
+    again = SqliteStore.open(tmp_path, pump)
+    assert list(pump.run(again.waiting())) == [new]
+    pump.run(again.close())
+
+
 def test_a_read_only_folder_does_not_start(tmp_path, pump):
     pump.run(SqliteStore.open(tmp_path, pump).close())
     database = sqlite3.connect(tmp_path / "queue.db")
