@@ -14,8 +14,10 @@ __all__ = ["Duration", "Rate", "Size", "parse_duration", "parse_size"]
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "week": 604800.0}
+_LONGEST = 100 * 365.25 * 86400.0  # seconds: from now to then, there are dates
 _OCTETS = {"octets": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
+_MOST_DIGITS = 20
 _ASCII_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _ONE_DURATION = re.compile(rf"({_ASCII_NUMBER}) ?(ms|s|m|h|d|w)")
 _DURATION = re.compile(rf"{_ASCII_NUMBER} ?(?:ms|s|m|h|d|w)(?: ?{_ASCII_NUMBER} ?(?:ms|s|m|h|d|w))*\Z")
@@ -31,13 +33,16 @@ def parse_duration(text: str) -> float:
     units = [_SECONDS[unit] for _, unit in parts]
     if sorted(set(units), reverse=True) != units:
         raise ValueError(f'"{text}" is no duration: each unit may stand once, the largest first')
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if seconds > _LONGEST:
+        raise ValueError(f'"{text}" is no duration: a hundred years are the longest')
+    return seconds
 
 
 def parse_size(text: str) -> int:
     """Octets. Raises ValueError with a text fit for the administrator."""
     match = _SIZE.match(text)
-    if not match:
+    if not match or len(match[1]) > _MOST_DIGITS:
         raise ValueError(f'"{text}" is no size; write it like "64 KiB", "25 MiB" or "512 octets"')
     return round(float(match[1]) * _OCTETS[match[2]])
 

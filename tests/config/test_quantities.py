@@ -8,7 +8,7 @@ from mailgw.values.quantities import Rate, parse_duration, parse_size
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
-        *(("500ms", 0.5), ("30s", 30), ("5m", 300), ("1h", 3600), ("5d", 432000), ("2 w", 1209600)),
+        *(("500ms", 0.5), ("30s", 30), ("36525d", 3155760000), ("5m", 300), ("1h", 3600), ("5d", 432000), ("2 w", 1209600)),
         *(("1h 30m", 5400), ("1h30m", 5400), ("1.5h", 5400)),
     ],
 )
@@ -16,7 +16,11 @@ def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "5", "m", "-5m", "5 minutes", "1m 1h", "1h 1h", "5M", " 5m", "5m ", "5m\n", "٥m", "1e3s", "never"])
+NO_DURATIONS = ["", "5", "m", "-5m", "5 minutes", "1m 1h", "1h 1h", "5M", " 5m", "5m ", "5m\n", "٥m", "1e3s", "never"]
+TOO_LONG = ["36526d", f"{'9' * 400}d"]
+
+
+@pytest.mark.parametrize("text", NO_DURATIONS + TOO_LONG)
 def test_no_durations(text: str) -> None:
     with pytest.raises(ValueError, match="no duration"):
         parse_duration(text)
@@ -29,7 +33,7 @@ def test_sizes(text: str, octets: int) -> None:
     assert parse_size(text) == octets
 
 
-@pytest.mark.parametrize("text", ["", "5", "5 mib", "-1 MiB", "5 M", "5 MiB\n", "٥ MiB"])
+@pytest.mark.parametrize("text", ["", "5", "5 mib", "-1 MiB", "5 M", "5 MiB\n", "٥ MiB", f"{'9' * 400} MiB"])
 def test_no_sizes(text: str) -> None:
     with pytest.raises(ValueError, match="no size"):
         parse_size(text)
