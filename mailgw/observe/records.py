@@ -7,6 +7,7 @@ everybody who may read them: `mailgw explain`, ``grep``, whatever reads JSON lin
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import blake2b
@@ -31,6 +32,7 @@ PORTION = 32 * 1024
 """Octets after which waiting records are written: 0.1 ms, which no session notices."""
 
 _WRITE_AFTER = 0.25  # seconds: who asks about a refusal finds it
+_KEY = 32  # octets
 _PARTS = 16  # files that the bound on the size is kept with
 _CHARACTERS = "23456789ABCDEFGHJKMNPQRSTVWXYZ"  # without those that look like another
 # A quoted local-part (RFC 5321 §4.1.2) only where a word begins: between two quoted names it would be what stands between them.
@@ -197,11 +199,15 @@ def _with_status(paths: Sequence[Path]) -> list[tuple[Path, os.stat_result]]:
 def read_key(folder: Path) -> bytes:
     """The secret that pseudonyms are made with; made when it is not there yet. Raises OSError."""
     path = folder / "key"
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        return path.read_bytes()
-    with os.fdopen(descriptor, "wb") as file:
-        key = os.urandom(32)
-        file.write(key)
+    if not path.exists():
+        # It gets its name when it is whole: half of one, or none, would make pseudonyms that everybody can work out.
+        made = folder / f"key-{os.getpid()}"
+        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(os.urandom(_KEY))
+        with suppress(FileExistsError):  # another process was first
+            os.link(made, path)
+        made.unlink()
+    key = path.read_bytes()
+    if len(key) != _KEY:
+        raise OSError(f"{path} is no key; remove it, and a new one is made")
     return key

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from mailgw.journal import Bounced, Connected, Delayed, Delivered, Failed
-from mailgw.observe.records import PORTION, Records, make_reference, pseudonym, record_files, redacted
+from mailgw.observe.records import PORTION, Records, make_reference, pseudonym, read_key, record_files, redacted
 from mailgw.observe.stories import Scribe, line_of_record
 from mailgw.values.address import NULL, Address
 from mailgw.values.decision import AuthResult, Evidence, proceed, reject
@@ -287,6 +287,21 @@ def test_a_file_that_somebody_has_removed_is_begun_anew(tmp_path):
     kept.keep_record(a_record())
     kept.close()
     assert len(written(kept)) == 1
+
+
+def test_a_key_is_made_once_and_whole(tmp_path):
+    key = read_key(tmp_path)
+    assert len(key) == 32
+    assert read_key(tmp_path) == key
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_pseudonyms_without_a_key_are_refused(tmp_path):
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "key").write_bytes(b"")
+    with pytest.raises(OSError, match="is no key; remove it"):
+        records(tmp_path, redact="local-parts")
 
 
 def test_redaction_takes_local_parts_out_of_everything(tmp_path):
