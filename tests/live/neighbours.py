@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from processes import PATIENCE, answers, mails, need, wait_until
+from processes import PATIENCE, answers, below, is_at_work, mails, need, wait_until
 
 from mailgw.testing.ports import free_port
 
@@ -105,9 +105,14 @@ class Neighbour:
         return self.process.pid
 
     def __exit__(self, *_):
+        at_work = below(self.process.pid)
         with suppress(OSError, ValueError):
             os.kill(self.pid, signal.SIGTERM)
         self.process.wait(PATIENCE)
+        for pid in at_work:  # they may outlive their master, and write into the folder
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not any(map(is_at_work, at_work)), f"the end of all of {self.command[0]}")
         shutil.rmtree(self.folder)
 
 

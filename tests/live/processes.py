@@ -63,6 +63,13 @@ def below(pid):
     return found
 
 
+def is_at_work(pid):
+    """Whether the process is there; one that has ended and waits to be seen by its parent is not."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
 class Gateway:
     """``twistd mailgw`` with a configuration; a context manager that leaves no process behind."""
 
