@@ -178,7 +178,8 @@ def test_the_fault_stands_in_the_story(house):
         said = house.talk(("sender-domain", "reject"), "203.0.113.50", "d50.example")
     finally:
         house.names.fault = ""
-    told = house.gateway.cli("explain", said.partition("[ref ")[2].rstrip("]")).stdout
+    reference = said.partition("[ref ")[2].rstrip("]")
+    told = wait_until(lambda: house.gateway.cli("explain", reference).stdout, "the refusal in the records")
     assert "sender-domain-reject" in told
     assert "cannot be answered at mail: d50.example MX: " in told
 

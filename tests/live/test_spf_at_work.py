@@ -119,7 +119,7 @@ def test_results_in_our_name_are_only_ours(gateway):
 def test_a_refusal_can_be_explained(gateway):
     said, _ = send(gateway, "203.0.113.9", "ann@good.example")
     reference = said.partition("[ref ")[2].rstrip("]")
-    told = gateway.cli("explain", reference).stdout
+    told = wait_until(lambda: gateway.cli("explain", reference).stdout, "the refusal in the records")
     record = "v=spf1 ip4:203.0.113.7 include:more.example -all"
     for words in (record, "TXT good.example", "good.example: -all", "203.0.113.9 in the SPF record", "mailgw.toml:"):
         assert words in told
