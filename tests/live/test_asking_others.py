@@ -4,11 +4,12 @@ import json
 import os
 import shutil
 import smtplib
+import socket
 import socketserver
 import subprocess
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -49,11 +50,18 @@ def send(gateway, sender="a@b.example", to="c@example.org", content=b"Date: x\r\
             return problem.smtp_code, problem.smtp_error
 
 
+def listens(path):
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+        client.connect(os.fspath(path))
+        return True
+    return False
+
+
 @contextmanager
-def running(command, socket):
+def running(command, path):
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: socket.exists() or process.poll() is not None, f"the socket of {command[0]}")
+        wait_until(lambda: listens(path) or process.poll() is not None, f"the socket of {command[0]}")
         assert process.poll() is None
         yield process
     finally:
@@ -77,28 +85,28 @@ def test_postgrey(tmp_path, public):
     state = public / "state"
     state.mkdir()
     os.chown(state, NOBODY, NOBODY)
-    socket = state / "socket"
-    command = [postgrey, f"--unix={socket}", f"--dbdir={state}", f"--user={NOBODY}", f"--group={NOBODY}", "--delay=1"]
-    policy = f'[policy.grey]\ntype = "delegated"\naddress = "unix:{socket}"\nlook_up_names = false\n'
+    path = state / "socket"
+    command = [postgrey, f"--unix={path}", f"--dbdir={state}", f"--user={NOBODY}", f"--group={NOBODY}", "--delay=1"]
+    policy = f'[policy.grey]\ntype = "delegated"\naddress = "unix:{path}"\nlook_up_names = false\n'
     with gateway_in(tmp_path / "gateway", policy + BOX, listen=LISTEN.format(policies='["grey"]')) as gateway:
         code, text = send(gateway)
         assert (code, text.split(b" [ref ")[0]) == (451, b"4.3.0 local problem, try again later"), "it does not run yet"
-        with running(command, socket):
+        with running(command, path):
             code, text = send(gateway, ip="192.0.2.9")
             assert code == 450
             assert text.startswith(b"4.2.0 Greylisted, see http")
             reference = text.decode().rpartition("[ref ")[2].rstrip("]")
-            told = gateway.cli("explain", reference).stdout
+            told = wait_until(lambda: gateway.cli("explain", reference).stdout, "the refusal in the records")
             wait_until(lambda: send(gateway, ip="192.0.2.9")[0] == 250, "the end of the greylisting")
             envelope = ("--client", "198.51.100.7", "--mail-from", "a@b.example", "--rcpt-to", "c@example.org")
             simulated = gateway.cli("simulate", "--listener", "mx", *envelope, "--ask-others").stdout
         [mail] = wait_until(lambda: mails(gateway.folder / "box"), "the mail")
         assert b"\nX-Greylist: delayed " in mail
         assert send(gateway, ip="192.0.2.10")[0] == 451, "it runs no more, and its connection is not used any more"
-    assert f"policy server unix:{socket}, at RCPT" in told
+    assert f"policy server unix:{path}, at RCPT" in told
     assert "DEFER_IF_PERMIT 4.2.0 Greylisted" in told
     assert "\nS: 450 4.2.0 Greylisted, see http" in simulated
-    assert f"\noutside    unix:{socket} was asked\n" in simulated
+    assert f"\noutside    unix:{path} was asked\n" in simulated
 
 
 class _Spawning(socketserver.BaseRequestHandler):
@@ -114,8 +122,8 @@ class _Spawner(socketserver.ThreadingUnixStreamServer):
 
 
 @contextmanager
-def spawning(socket, command):
-    with _Spawner(str(socket), _Spawning) as server:
+def spawning(path, command):
+    with _Spawner(str(path), _Spawning) as server:
         server.command = command
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -130,10 +138,10 @@ def test_policyd_spf(tmp_path):
     policyd = need("policyd-spf")
     settings = tmp_path / "policyd-spf.conf"
     settings.write_text("debugLevel = 0\nskip_addresses = 127.0.0.0/8\nWhitelist = 192.0.2.0/24\n")
-    socket = tmp_path / "spf"
-    policy = f'[policy.policyd]\ntype = "delegated"\naddress = "unix:{socket}"\nlook_up_names = false\n'
+    path = tmp_path / "spf"
+    policy = f'[policy.policyd]\ntype = "delegated"\naddress = "unix:{path}"\nlook_up_names = false\n'
     with (
-        spawning(socket, [policyd, settings]),
+        spawning(path, [policyd, settings]),
         gateway_in(tmp_path / "gateway", policy + BOX, listen=LISTEN.format(policies='["policyd"]')) as gateway,
     ):
         assert send(gateway)[0] == 250
@@ -192,5 +200,5 @@ def test_verdicts_to_their_end(tmp_path):
         assert b"hello" in plain
         assert gateway.cli("queue", "release", str(held["message"])).returncode == 0
         wait_until(lambda: any(b"a program" in mail for mail in mails(gateway.folder / "box")), "the released one")
-        assert gateway.waiting() == 0
+        wait_until(lambda: gateway.waiting() == 0, "an empty queue")
         assert len(mails(gateway.folder / "box")) == 2, "the worm was thrown away"

@@ -63,6 +63,11 @@ def at_away(command, argument):
     return "550 5.1.1 no such user" if command == "RCPT" and "nobody@" in argument else None
 
 
+def waiting(gateway):
+    entries = json.loads(gateway.cli("queue", "list", "--json").stdout)["entries"]
+    return [entry["recipient"] for entry in entries if entry["state"] == "waiting"]
+
+
 def test_each_recipient_has_its_own_outcome(tmp_path):
     with SmtpSink(at_lmtp, lmtp=True) as lmtp, SmtpSink(at_away) as away:
         rest = REST.format(lmtp=lmtp.address, away=away.address)
@@ -71,13 +76,12 @@ def test_each_recipient_has_its_own_outcome(tmp_path):
                 client.sendmail("sender@example.com", RECIPIENTS, "Subject: to all\r\nMessage-ID: <1@example.com>\r\n\r\nhello\r\n")
             bounces = wait_until(lambda: len(mails(gateway.folder / "bounces")) >= 2 and mails(gateway.folder / "bounces"), "two bounces")
             [box] = wait_until(lambda: mails(gateway.folder / "mail" / "one"), "the Maildir's message")
-            listed = json.loads(gateway.cli("queue", "list", "--json").stdout)
+            # Only the full mailbox is still waiting.
+            wait_until(lambda: waiting(gateway) == ["full@lmtp.example.org"], "the end of all others")
             stats = gateway.cli("queue", "stats")
     assert b"Subject: to all" in box
     assert [recipients for _, recipients, _ in lmtp.messages] == [["two@lmtp.example.org"]]
     assert [recipients for _, recipients, _ in away.messages] == [["three@away.example.org"]]
-    # Only the full mailbox is still waiting.
-    assert [entry["recipient"] for entry in listed["entries"] if entry["state"] == "waiting"] == ["full@lmtp.example.org"]
     assert stats.returncode == 0
     told = {}
     for bounce in bounces:
