@@ -42,6 +42,7 @@ defaults
     timeout connect 5s
     timeout client 1m
     timeout server 1m
+    timeout check 1m  # else 200 ms: on a busy machine it would take the gateway for dead
 listen mail
     bind 127.0.0.1:{port}
     server mailgw 127.0.0.1:{behind} {how} source {balancer} {check}

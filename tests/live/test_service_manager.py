@@ -146,7 +146,7 @@ def test_a_stuck_listener_is_not_well(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     policy = '[policy.sticky]\ntype = "sticky:Stuck"\ntimeout = "1h"\n'
     gateway = gateway_in(tmp_path / "gateway", policy + REST, listen='policies = ["sticky"]')
-    with manager.socket, started(gateway, {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "600000"}):
+    with manager.socket, started(gateway, {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1200000"}):
         assert manager.hears("WATCHDOG=1")
         (gateway.folder / "stuck").touch()
         assert manager.hears("STATUS=Unwell")
@@ -181,7 +181,7 @@ def test_sockets_of_systemd_in_clear_and_in_tls(tmp_path):
     trust = certificate_in(gateway.folder)
     environment = {
         "NOTIFY_SOCKET": manager.address,
-        "WATCHDOG_USEC": "1500000",
+        "WATCHDOG_USEC": "15000000",
         "CREDENTIALS_DIRECTORY": str(gateway.folder / "credentials"),
     }
     with manager.socket, socket.create_server(("127.0.0.1", 0)) as mx, socket.create_server(("127.0.0.1", 0)) as submissions:
@@ -246,7 +246,7 @@ def test_mail_through_the_reactor_on_uvloop(tmp_path):
         with gateway.client() as client:
             client.starttls(context=trust)
             client.sendmail("a@example.com", ["b@example.org"], "Subject: x\r\n\r\n" + "x" * 70 + "\r\n")
-        wait_until(lambda: " delivered " in gateway.log.read_text(), "the delivery", 10)
+        wait_until(lambda: " delivered " in gateway.log.read_text(), "the delivery")
         process.terminate()
         assert process.wait(PATIENCE) == STOPPED
     assert "AsyncioSelectorReactor" in gateway.log.read_text()

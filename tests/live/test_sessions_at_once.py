@@ -21,7 +21,7 @@ limit = 1
 tag = "one"
 [policy.patience]
 type = "greet-delay"
-delay = "300ms"
+delay = "1s"
 remember = "never"
 [policy.slow]
 type = "tarpit"
