@@ -62,7 +62,7 @@ class Scribe:
     _led: Callable[[Sequence[str]], str] = field(
         init=False, default=Factory(lambda self: lru_cache(_MOST_KNOWN)(self._lead), takes_self=True)
     )
-    _of_sessions: dict[int, tuple[Opinion, str]] = field(init=False, factory=dict)  # by id()
+    _of_sessions: dict[int, tuple[Opinion | ClientFacts, str]] = field(init=False, factory=dict)  # by id()
 
     def _quoting(self) -> Callable[[str], str]:
         redact = self.redact
@@ -117,6 +117,18 @@ class Scribe:
         return f'{line},"next_attempt":{time + event.next_attempt!r}}}\n' if kind is Delayed else f"{line}}}\n"
 
     def _client(self, client: ClientFacts) -> str:
+        return self._once(client, self._new_client)
+
+    def _once(self, thing: Any, write: Callable[[Any], str]) -> str:
+        # What is so for a whole session is told with each of its transactions.
+        known = self._of_sessions.get(id(thing))
+        if known is None:
+            if len(self._of_sessions) >= _MOST_KNOWN:
+                self._of_sessions.clear()
+            known = self._of_sessions[id(thing)] = (thing, write(thing))
+        return known[1]
+
+    def _new_client(self, client: ClientFacts) -> str:
         quoted = self._quoted
         text = f'{{"listener":{quoted(client.listener)},"ip":{_ip(client.ip)},"port":{client.port}'
         if client.helo:
@@ -135,15 +147,7 @@ class Scribe:
         return "".join([f',"{name}":{self._quoted(value)}' for name, value in zip(_WAY, rest, strict=True) if value])
 
     def _opinion(self, one: Opinion) -> str:
-        if one.stage != "connect":
-            return self._new_opinion(one)
-        # What was said about a session is told with each of its transactions.
-        known = self._of_sessions.get(id(one))
-        if known is None:
-            if len(self._of_sessions) >= _MOST_KNOWN:
-                self._of_sessions.clear()
-            known = self._of_sessions[id(one)] = (one, self._new_opinion(one))
-        return known[1]
+        return self._once(one, self._new_opinion) if one.stage == "connect" else self._new_opinion(one)
 
     def _new_opinion(self, one: Opinion) -> str:
         policy, where, stage, decision, seconds, observed, recipient, fault = one

@@ -311,10 +311,11 @@ class Conversation:
             # <postmaster> is always taken and always somebody's (RFC 5321 §4.5.1).
             recipient = evolve(recipient, address=reception.identity.postmaster)
         address = recipient.address
+        text = str(address)
         known = address in transaction.seen
         transaction.repeated += known
         if max(len(transaction.seen) + (not known), transaction.repeated) > reception.engine.max_recipients:
-            await self._refuse_recipient(Way(str(address), _TOO_MANY_RECIPIENTS), Ruling("limits", _TOO_MANY_RECIPIENTS))
+            await self._refuse_recipient(Way(text, _TOO_MANY_RECIPIENTS), Ruling("limits", _TOO_MANY_RECIPIENTS))
             return
         if known:
             self._engine.answer(_RECIPIENT_OK)
@@ -328,19 +329,19 @@ class Conversation:
             tags=findings.tags,
             results=findings.results,
         )
-        way = Way(str(address), _RECIPIENT_OK)
+        permission = ("", "", "")
         if recipient is event.recipient:
             permitted = await reception.relay.permitted(facts, findings.trail)
             if isinstance(permitted, Ruling):
-                await self._refuse_recipient(way, permitted)
+                await self._refuse_recipient(Way(text, permitted.reply), permitted)
                 return
-            way = way._replace(permit=permitted.policy, permit_where=permitted.where, why=permitted.decision.why)
+            permission = (permitted.policy, permitted.where, permitted.decision.why)
         tags = facts.tags
         found = await reception.relay.found(facts)
         if isinstance(found, Ruling):
-            await self._refuse_recipient(way, found)
+            await self._refuse_recipient(Way(text, found.reply, *permission), found)
             return
-        way = Way(way.recipient, way.reply, *way[2:5], found.rule.name, found.rule.where, *found.destination)
+        way = Way(text, _RECIPIENT_OK, *permission, found.rule.name, found.rule.where, *found.destination)
         rules = reception.rules.recipient
         if found.rule.recipients is not None:
             rules = (Asked(f"recipients of route {found.rule.name}", found.rule.recipients, where=found.rule.where), *rules)
@@ -353,7 +354,7 @@ class Conversation:
                 return
             if findings.discard != discard:
                 # Thrown away for this recipient only.
-                self._note_discarded([str(address)], findings.discard)
+                self._note_discarded([text], findings.discard)
                 findings.discard = discard
                 self._welcome(way, address)
                 return

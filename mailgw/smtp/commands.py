@@ -33,7 +33,7 @@ class Offered:
 
 _SYNTAX = "5.5.4"
 # Perhaps a blank before the path (not in the RFC, but widely sent). A quoted local-part may hold ">" or blanks.
-_PATH = re.compile(rb"""(?ix) (?:FROM|TO) : [ ]? < ( (?: "(?:[^"\\]|\\.)*" | [^"<>] )* ) > (?: [ ]+ (.*) )? \Z""")
+_PATH = re.compile(rb"""(?x) [ ]? < ( [^"<>]*+ (?: "[^"\\]*+(?:\\.[^"\\]*+)*+" [^"<>]*+ )*+ ) > (?: [ ]+ (.*) )? \Z""")
 _SOURCE_ROUTE = re.compile(r"@([^,:]+)(?:,@([^,:]+))*:")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-]*)(?:=([!-<>-~\u0080-\U0010ffff]+))?\Z")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*\Z")
@@ -78,7 +78,7 @@ def parse_rcpt(argument: bytes, offered: Offered, smtputf8: bool) -> Rcpt:
 def _path(argument: bytes, keyword: bytes, usage: str) -> tuple[str, str]:
     if argument[: len(keyword)].upper() != keyword:
         raise BadCommand(Reply(501, _SYNTAX, f"syntax: {usage}"))
-    match = _PATH.match(argument)
+    match = _PATH.match(argument, len(keyword))
     if match is None:
         raise BadCommand(Reply(501, _SYNTAX, f"syntax: {usage}"))
     try:

@@ -241,23 +241,20 @@ class ServerEngine:
         if self._in_auth:
             return _auth_response(line)
         verb, _, argument = line.rstrip(b" \t").partition(b" ")  # RFC 5321 §4.1.1: blanks at the end are tolerated
-        if len(line) > MAX_COMMAND - 2 and verb.upper() != b"AUTH":
+        verb = verb.upper()
+        if len(line) > MAX_COMMAND - 2 and verb != b"AUTH":
             raise LongLine("line is too long")
-        handler = _HANDLERS.get(verb.upper())
+        handler = _HANDLERS.get(verb)
         if handler is None:
-            if verb.upper() in _WEB:
+            if verb in _WEB:
                 # A browser made to talk to us (cross-protocol request): nothing behind this line is SMTP.
                 return self.close(answers.NOT_SMTP)
             self._say(answers.UNKNOWN)
             return None
-        if self._needs_tls and handler not in _BEFORE_TLS:
+        if self._settings.require_tls and not self.tls and handler not in _BEFORE_TLS:
             self._say(answers.NEED_TLS)
             return None
         return handler(self, argument)
-
-    @property
-    def _needs_tls(self) -> bool:
-        return self._settings.require_tls and not self.tls
 
     def _ehlo(self, argument: bytes) -> Event | None:
         return self._greeting(argument, True)
@@ -319,7 +316,7 @@ class ServerEngine:
         self._chunk = Chunk(int(size), bool(last))
         self._idle_commands += not self._chunk.left
         if self._mail is None:
-            self._chunk.refusal = answers.NEED_TLS if self._needs_tls else answers.NEED_MAIL
+            self._chunk.refusal = answers.NEED_TLS if self._settings.require_tls and not self.tls else answers.NEED_MAIL
         elif not self._accepted:
             self._chunk.refusal = answers.NEED_RCPT
         elif not self._chunking:

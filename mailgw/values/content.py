@@ -45,6 +45,11 @@ class Content:
     def header(self, limit: int = CHUNK) -> bytes:
         """The header section with its last CRLF, at most ``limit`` octets of it. Raises OSError."""
         head = b""
+        if isinstance(self.original, bytes) and not self.added:
+            if self.original.startswith(b"\r\n"):
+                return b""
+            end = self.original.find(b"\r\n\r\n", 0, limit + 2)
+            return self.original[: end + 2 if end >= 0 else limit]
         for chunk in self.chunks():
             head += chunk
             if head.startswith(b"\r\n"):
