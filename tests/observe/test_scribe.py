@@ -16,6 +16,8 @@ from mailgw.values.reply import Reply
 
 ANY = st.characters(exclude_categories=())  # surrogates, too
 TEXT = st.one_of(st.text(ANY, max_size=8), st.sampled_from(['"', "\\", "\0\x7f\r\n", "é", "\U0001f4ee", "\udc80", "x" * 501]))
+TAGS = TEXT.filter(str.isprintable)
+SENT = TEXT.filter(lambda text: not any("\ud800" <= character <= "\udfff" for character in text))
 SECONDS = st.floats(0, 1e10)
 NUMBERS = st.integers(0, 2**63)
 REPLIES = st.builds(lambda digit, text: Reply(digit * 100 + 50, f"{digit}.0.0", text), st.sampled_from([2, 4, 5]), TEXT)
@@ -23,8 +25,8 @@ STAGES = st.sampled_from(["connect", "auth", "mail", "relay", "rcpt", "data"])
 EVIDENCE = st.lists(st.builds(Evidence, TEXT, TEXT, TEXT), max_size=3).map(tuple)
 MORE = {
     "why": TEXT,
-    "tags": st.frozensets(TEXT, max_size=3),
-    "results": st.lists(st.builds(AuthResult, TEXT, TEXT), max_size=3).map(tuple),
+    "tags": st.frozensets(TAGS, max_size=3),
+    "results": st.lists(st.builds(AuthResult, SENT, SENT), max_size=3).map(tuple),
     "evidence": EVIDENCE,
     "remedy": TEXT,
 }
