@@ -3,6 +3,7 @@
 import smtplib
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,10 @@ def twistd(folder, configuration):
 @pytest.mark.parametrize("name", sorted(path.stem for path in BROKEN.glob("*.toml")))
 def test_a_broken_configuration_ends_the_start_with_all_its_errors(name):
     expected = (BROKEN / f"{name}.errors").read_text().splitlines()
-    for answer in (twistd(BROKEN, f"{name}.toml"), run(BROKEN, "mailgw", "check", f"{name}.toml")):
+    file = f"{name}.toml"
+    with ThreadPoolExecutor(2) as threads:
+        answers = threads.submit(twistd, BROKEN, file), threads.submit(run, BROKEN, "mailgw", "check", file)
+    for answer in (one.result() for one in answers):
         assert answer.returncode == 2
         said = answer.stderr.splitlines()
         assert [line for line in expected if line not in said] == []
