@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
 from traceback import format_exc
@@ -32,6 +32,7 @@ WALK_PAUSE = 0.25  # seconds between two batches of a destination that is backed
 FULL_PAUSE = 1.0  # seconds until a lane is looked at again for which there was no room
 STORE_PAUSE = 5.0  # seconds after the store failed
 ROUTE_TIMEOUT = 30.0  # seconds
+STALE = 100  # alarms that may be there for nothing, besides one for each lane
 LANES_KEPT = 3600.0  # seconds for which it is remembered that an empty destination was unreachable
 
 NO_ROUTE = Reply(550, "5.4.4", "no route to this recipient")  # RFC 3463 §3.5: unable to route
@@ -197,6 +198,10 @@ class Reading:
             if lane.failures and lane.due == inf and lane.blocked_until + LANES_KEPT < now and not lane.active:
                 lane.failures = 0
             self._lanes.forget(lane)
+        if len(self._alarms) > 2 * len(self._lanes) + STALE:
+            # An earlier alarm leaves the later one where it is, and each look at the store may set that anew.
+            self._alarms = list({one[2]: one for one in self._alarms if one[0] == one[2].alarm}.values())
+            heapify(self._alarms)
         self._arm()
 
     async def _read(self, lane: Lane) -> None:

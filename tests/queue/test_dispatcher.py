@@ -303,6 +303,23 @@ def test_a_route_that_hangs_is_not_waited_for_for_ever(route):
     assert "routing failed" in house.rows()[0].reply
 
 
+def test_looking_at_the_store_again_and_again_leaves_nothing_behind():
+    house = House(schedules={"mailboxes": Schedule(retry=(86_400.0,), warn_after=None)})
+    house.mailboxes.outcomes = {"far@example.org": BUSY}
+    house.dispatcher.start()
+    house.send("far@example.org")
+    for number in range(300):
+        house.put(f"n{number}@example.org")
+        house.forget_leases()
+        house.dispatcher.wake()
+        house.pass_time(4)
+    assert len(house.mailboxes.shipments) == 301
+    assert len(house.dispatcher._reading._alarms) < 150
+    house.mailboxes.outcomes = {}
+    house.pass_time(2 * 86_400, 60)
+    assert house.rows() == []
+
+
 # ── Faults of a gateway ──
 
 
