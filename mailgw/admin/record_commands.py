@@ -139,14 +139,19 @@ def counted(stories: Stories, wanted: Filter) -> dict[str, Any]:
     clients: Counter[str] = Counter()
     senders: Counter[str] = Counter()
     replies: Counter[str] = Counter()
-    faults = observed = alone = agreed = 0
-    examples: list[str] = []
-    seen: set[tuple[str, int, str, str]] = set()
+    faults = 0
+    seen: set[tuple[Any, ...]] = set()
+    fates: dict[tuple[Any, ...], str] = {}  # of what was objected to: what became of it, a line if it was taken
     for entry in stories.matching(wanted):
         for said in entry.get("asked", ()):
-            # A refused recipient is told twice: at once, and with its transaction.
-            once = (entry["session"], entry.get("transaction", 0), said["stage"], said.get("recipient", ""))
-            if said["policy"] != wanted.policy or once in seen:
+            if said["policy"] != wanted.policy:
+                continue
+            # What was said before the greeting is told with each transaction, a refused recipient at once and with its transaction.
+            transaction = 0 if said["stage"] == "connect" else entry.get("transaction", 0)
+            once = (entry["session"], entry["client"]["ip"], transaction, said["stage"], said.get("recipient", ""))
+            if said["verdict"] != "proceed" and said.get("observed"):
+                fates[once] = fates.get(once) or _fate(entry, said)
+            if once in seen:
                 continue
             seen.add(once)
             verdicts[said["verdict"]] += 1
@@ -156,26 +161,31 @@ def counted(stories: Stories, wanted: Filter) -> dict[str, Any]:
             clients[entry["client"]["ip"]] += 1
             senders[entry.get("sender", "-")] += 1
             replies[said.get("reply") or said.get("why", "")] += 1
-            if said.get("observed"):
-                observed += 1
-                if entry["event"] == "refused":
-                    agreed += 1
-                else:
-                    alone += 1
-                    examples.append(summary(entry))
+    taken = [line for line in fates.values() if line]
     return {
         "policy": wanted.policy,
         "asked": sum(verdicts.values()),
         "verdicts": dict(verdicts.most_common()),
         "faults": faults,
-        "observed": observed,
-        "refused_by_others_too": agreed,
-        "taken_all_the_same": alone,
+        "observed": len(fates),
+        "refused_by_others_too": len(fates) - len(taken),
+        "taken_all_the_same": len(taken),
         "clients": dict(clients.most_common(10)),
         "senders": dict(senders.most_common(10)),
         "replies": dict(replies.most_common(10)),
-        "examples": examples[-10:],
+        "examples": taken[-10:],
     }
+
+
+def _fate(entry: Mapping[str, Any], said: Mapping[str, Any]) -> str:
+    """A line about the mail that was taken in spite of an objection; empty: it was refused, or given up."""
+    about = said.get("recipient")
+    ways = [way for way in entry.get("recipients", ()) if way["address"] == about]
+    is_taken = entry["event"] in _TAKEN and (not ways or any(way["reply"].startswith("2") for way in ways))
+    return summary(entry) if is_taken else ""
+
+
+_TAKEN = ("accepted", "held", "discarded")
 
 
 def told(answer: dict[str, Any]) -> Iterator[str]:
@@ -187,7 +197,7 @@ def told(answer: dict[str, Any]) -> Iterator[str]:
         yield f"it could not answer {answer['faults']} times"
     if answer["observed"]:
         yield (
-            f"it only observes. Had it been enforced: {answer['observed']} objections, "
+            f"it only observes. Had it been enforced: {answer['observed']} objection{'s' * (answer['observed'] != 1)}, "
             f"{answer['refused_by_others_too']} of them to what was refused anyway, {answer['taken_all_the_same']} to what was taken"
         )
     for title in ("replies", "clients", "senders"):

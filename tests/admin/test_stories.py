@@ -181,7 +181,50 @@ def test_the_report_says_what_an_observing_policy_would_have_done(state):
         "refused_by_others_too": 0,
     }
     output = mailgw(state, "policy", "report", "watcher").output
-    assert "it only observes. Had it been enforced: 1 objections, 0 of them to what was refused anyway, 1 to what was taken" in output
+    assert "it only observes. Had it been enforced: 1 objection, 0 of them to what was refused anyway, 1 to what was taken" in output
+
+
+class Everywhere:
+    """Objects to everybody at the greeting, to green senders, and to one recipient."""
+
+    def check_client(self, facts):
+        return reject("nobody")
+
+    def check_sender(self, facts):
+        return reject("no green mail") if facts.sender.local_part == "green" else proceed()
+
+    def check_recipient(self, facts):
+        return reject("not him") if facts.recipient.local_part == "x" else proceed()
+
+
+def test_a_recipient_that_others_refused_refuses_no_message(tmp_path):
+    clock = Clock()
+    kept = Records(tmp_path / "records", clock, 1e12, 2**24)
+    server = MemoryServer(permits=[], record=kept.keep_record)
+    clock.advance(server.clock.seconds())
+    asked = Asked("everywhere", Everywhere(), observed=True)
+    gone = Asked("gone", Gone(), where="mailgw.toml:9")
+    server.follow(Rules(client=(asked,), sender=(asked,), relay=(Asked("permit", OURS),), recipient=(asked, gone)))
+    talk = server.connect()
+    talk.say("EHLO c")
+    for recipients in [("b@example.org", "b@example.net"), ("x@example.org", "gone@example.org"), ("gone@example.org",)]:
+        talk.say("MAIL FROM:<green@example.com>")
+        for recipient in recipients:
+            talk.say(f"RCPT TO:<{recipient}>")
+        if talk.say("DATA")[0] == "3":
+            talk.say(b"Subject: x\r\n\r\nx\r\n.\r\n")
+    talk.say("QUIT")
+    kept.close()
+    (tmp_path / "mailgw.toml").write_text(f'[server]\nhostname = "mx.example.org"\nstate = "{tmp_path}"\n')
+    answer = json.loads(mailgw(tmp_path, "policy", "report", "--json", "everywhere").output)
+    # Once at the greeting, three times at MAIL, once at RCPT; of the transactions the first two were taken.
+    assert (answer["observed"], answer["taken_all_the_same"], answer["refused_by_others_too"]) == (5, 4, 1)
+    assert answer["verdicts"] == {"reject": 5, "proceed": 3}
+
+
+class Gone:
+    def check_recipient(self, facts):
+        return reject("gone") if facts.recipient.local_part == "gone" else proceed()
 
 
 def test_a_policy_that_was_never_asked_has_no_report(state):
