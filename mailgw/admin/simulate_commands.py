@@ -264,4 +264,5 @@ def _story(simulated: Simulated, ask_others: bool) -> Iterator[str]:
         if fault.partition(": ")[2] not in known:
             yield f"trouble    {fault}"
     for where in simulated.outside:
-        yield f"outside    {where} was asked" if ask_others else f"outside    {where} was not asked, as the gateway would: say --ask-others"
+        asked = "was asked" if ask_others else "was not asked, though the gateway would ask it: say --ask-others"
+        yield f"outside    {where} {asked}"

@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from attrs import define, field
 from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import ILoggingContext
 from twisted.internet.protocol import DatagramProtocol, ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from mailgw.notify import Summary
 from mailgw.observe.log import pass_on
@@ -100,10 +102,14 @@ class _Process(ProcessProtocol):
             _log.warn("worker {number} says: {text}", number=self._worker.number, text=text.rstrip())
 
 
+@implementer(ILoggingContext)
 class _Ear(DatagramProtocol):
     """Hears a worker's notifications, which it believes to be for its service manager."""
 
     noisy = False
+
+    def logPrefix(self) -> str:  # noqa: N802 - what Twisted says is starting
+        return "notify socket"
 
     def __init__(self, hear: Callable[[Sequence[str]], object]) -> None:
         self._hear = hear

@@ -245,7 +245,7 @@ def test_others_are_asked_if_that_is_wanted(place):
     words = (*STRANGER, "--rcpt-to", "ben@example.org")
     told = say(folder, *words)
     assert told.exit_code == 75
-    assert f"outside    {address} was not asked, as the gateway would: say --ask-others" in told.output
+    assert f"outside    {address} was not asked, though the gateway would ask it: say --ask-others" in told.output
     told = say(folder, *words, "--ask-others")  # nobody is there
     assert told.exit_code == 75
     assert f"outside    {address} was asked" in told.output

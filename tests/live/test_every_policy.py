@@ -579,7 +579,7 @@ def test_others_are_asked_only_if_that_is_wanted(house):
     done = house.simulate("delegated")
     assert done.exit_code == 75
     where = f"unix:{house.gateway.folder}/server"
-    assert f"outside    {where} was not asked, as the gateway would: say --ask-others" in done.stdout.splitlines()
+    assert f"outside    {where} was not asked, though the gateway would ask it: say --ask-others" in done.stdout.splitlines()
     assert "not asked in a simulation" in done.stdout
     assert len(house.server.asked) == asked
     done = house.simulate("delegated", "--ask-others")
