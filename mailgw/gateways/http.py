@@ -16,6 +16,7 @@ from mailgw.gateways.http_answers import TRANSIENT, outcome_of, retry_after
 from mailgw.gateways.http_body import Body
 from mailgw.gateways.http_client import Answer, Client, NoAnswer
 from mailgw.gateways.http_redirects import BadRedirect, Target, followed
+from mailgw.gateways.one_by_one import one_by_one
 from mailgw.gateways.outgoing_tls import OutgoingTls
 from mailgw.gateways.threads import in_thread
 from mailgw.given import given
@@ -92,14 +93,17 @@ class Http:
     )
 
     async def deliver(self, shipment: Shipment) -> Mapping[Address, Outcome]:
-        outcomes: dict[Address, Outcome] = {}
-        outcome: Outcome | None = None
-        for start in range(0, len(shipment.recipients), self.max_recipients):
-            group = shipment.recipients[start : start + self.max_recipients]
-            if outcome is None or not outcome.unreachable:
-                outcome = await self._post(shipment, group)
-            outcomes.update((recipient.address, outcome) for recipient in group)
-        return outcomes
+        recipients, size = shipment.recipients, self.max_recipients
+        last: Outcome | None = None
+
+        async def post(group: tuple[Recipient, ...]) -> Outcome:
+            nonlocal last
+            if last is None or not last.unreachable:
+                last = await self._post(shipment, group)
+            return last
+
+        groups = [recipients[start : start + size] for start in range(0, len(recipients), size)]
+        return await one_by_one(groups, post, self.clock, self.timeout)
 
     def close(self) -> None:
         """Close the kept connections."""

@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from mailgw.gateways.exit_status import outcome_of
 from mailgw.gateways.line_ends import as_unix
+from mailgw.gateways.one_by_one import one_by_one
 from mailgw.gateways.program import Program
 from mailgw.gateways.system_user import NotPermitted, SystemUser
 from mailgw.gateways.threads import in_thread
@@ -85,7 +86,8 @@ class Pipe:
             outcome = await self._run(shipment, shipment.recipients)
             return {recipient.address: outcome for recipient in shipment.recipients}
         # One after the other: how many run at once is the queue's affair.
-        return {recipient.address: await self._run(shipment, (recipient,)) for recipient in shipment.recipients}
+        groups = [(recipient,) for recipient in shipment.recipients]
+        return await one_by_one(groups, lambda group: self._run(shipment, group), self.clock, self.timeout)
 
     async def _run(self, shipment: Shipment, recipients: Sequence[Recipient]) -> Outcome:
         environment = _ENVIRONMENT | {"HOME": self._user.home} | self.environment

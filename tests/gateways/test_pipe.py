@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from houses import Loop
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -130,6 +131,22 @@ def test_one_program_for_each_recipient_with_an_outcome_of_its_own(loop: Loop, t
     outcomes = loop.run(gateway.deliver(a_shipment("good@example.org", "bad@example.org", "busy@example.org", content=b"m\r\n")))
     assert [str(outcome.reply)[:9] for outcome in outcomes.values()] == ["250 2.0.0", "550 5.1.1", "451 4.3.0"]
     assert (tmp_path / "log").read_text() == "m\ngood@example.org\nm\nbad@example.org\nm\nbusy@example.org\n"
+
+
+def test_recipients_for_whom_no_time_is_left_wait_and_the_others_are_not_forgotten(loop: Loop, tmp_path: Path) -> None:
+    class Hurried:
+        """A clock by which each run takes a quarter of an hour."""
+
+        callLater = staticmethod(loop.reactor.callLater)  # noqa: N815
+
+        def seconds(self) -> float:
+            log = tmp_path / "log"
+            return 900.0 * (len(log.read_text().splitlines()) if log.exists() else 0)
+
+    gateway = evolve(sh(loop, 'echo "$1" >> log', "{recipient}", directory=tmp_path), clock=Hurried())
+    outcomes = loop.run(gateway.deliver(a_shipment(*(f"u{n}@example.org" for n in range(6)))))
+    assert [outcome.reply.code for outcome in outcomes.values()] == [250] * 4 + [451] * 2
+    assert len((tmp_path / "log").read_text().splitlines()) == 4
 
 
 def test_one_program_for_all_recipients(loop: Loop, tmp_path: Path) -> None:
