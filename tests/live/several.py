@@ -91,8 +91,11 @@ class Workers:
         wait_until(send, "mail for all")
         return numbers
 
+    def entries(self):
+        return self.ask("queue_list", selection={"limit": 1000})["entries"]
+
     def listed(self):
-        return [entry["message"] for entry in self.ask("queue_list", selection={"limit": 1000})["entries"]]
+        return [entry["message"] for entry in self.entries()]
 
     def __enter__(self):
         self.gateway.start()
