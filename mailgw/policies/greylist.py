@@ -166,7 +166,7 @@ class Greylist:
             if count >= self.known_after > 0:
                 await memory.remember(known, "", self.remember)
             passed = (Evidence("first seen", f"{waited:.0f} s ago", f"memory of {who.name}"),)
-            return proceed(why=f"{'came again' if self.delay else 'need not wait'}; the {count}. of {who.name}", evidence=passed)
+            return proceed(why=f"{'came again' if self.delay else 'need not wait'}; number {count} from {who.name}", evidence=passed)
         left = max(1, round(self.delay - waited))
         grounds = (
             who.evidence,

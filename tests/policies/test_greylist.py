@@ -145,7 +145,7 @@ def test_its_grounds():
     assert {one.name: one.value for one in decision.evidence}["client network"] == "192.0.2.0/24"
     assert "300 s after it came first" in decision.remedy
     house.later(minutes=5)
-    assert house.ask().why == "came again; the 1. of 192.0.2.0/24"
+    assert house.ask().why == "came again; number 1 from 192.0.2.0/24"
 
 
 def test_without_its_memory_it_does_not_know():
