@@ -270,9 +270,9 @@ def test_bounces_left_alone():
 def test_no_delay_lets_pass_at_once():
     house = House(delay=0.0, known_after=2)
     house.memory.clock = at("2026-01-05T10:00:01+00:00")  # its answer comes a moment later
-    assert house.ask().why == "need not wait; the 1. of 192.0.2.0/24"
+    assert house.ask().why == "need not wait; number 1 from 192.0.2.0/24"
     assert house.heard() == "proceed"
-    assert house.ask(sender="x@example.com").why == "need not wait; the 2. of 192.0.2.0/24"
+    assert house.ask(sender="x@example.com").why == "need not wait; number 2 from 192.0.2.0/24"
 
 
 @pytest.mark.parametrize(("setting", "value"), [("prefix4", 33), ("prefix6", 129), ("prefix4", -1)])
