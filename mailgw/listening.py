@@ -20,7 +20,7 @@ from zope.interface import implementer
 from mailgw.config.model import Configuration, Listener, Tls
 from mailgw.journal import Journal
 from mailgw.problems import BadConfiguration
-from mailgw.receive.aliases import read_aliases
+from mailgw.receive.aliases import aliases_of
 from mailgw.receive.peer import is_within, peer_of
 from mailgw.receive.proxying import ProxyFactory
 from mailgw.sharing import Crowd, take_over
@@ -68,7 +68,7 @@ class Open:
 
     listener: Listener
     tls: ServerTls | None
-    aliases: Any = None  # for EXPN, as `read_aliases` gives them
+    aliases: Any = None  # for EXPN, as `aliases_of` gives them
     door: Door = field(factory=Door)
     ports: list[Any] = field(factory=list)  # IListeningPort, with a fileno() and its factory
     entries: list[Door] = field(factory=list)  # the factories of the ports: behind them are TLS and PROXY, then the door
@@ -82,9 +82,11 @@ class Open:
 def open_listeners(configuration: Configuration, clock: IReactorTime) -> list[Open]:
     """All listeners with their certificates and aliases, not yet bound. Raises BadConfiguration, OSError, ValueError."""
     tls = _certificates(configuration, clock)
-    return [
-        Open(one, tls.get(one.tls), None if one.aliases is None else read_aliases(one.aliases)) for one in configuration.listen.values()
-    ]
+    report = configuration.report()
+    aliases = aliases_of({name: one.aliases for name, one in configuration.listen.items()}, report)
+    if report.errors:
+        raise BadConfiguration(report.errors)
+    return [Open(one, tls.get(one.tls), aliases.get(name)) for name, one in configuration.listen.items()]
 
 
 def _certificates(configuration: Configuration, clock: IReactorTime) -> dict[tuple[str, ...], ServerTls]:

@@ -16,6 +16,7 @@ from mailgw.config.soundness import is_loopback
 from mailgw.login.portal import Accounts
 from mailgw.login.proofs import can_serve
 from mailgw.problems import BadConfiguration, Place, Problem, Report
+from mailgw.receive.aliases import aliases_of
 from mailgw.settings import CREDENTIALS
 from mailgw.tls import is_covered, names_of
 
@@ -68,6 +69,7 @@ def check(path: Path, furnish: Callable[[Configuration], House], now: datetime |
     if ("admin", "socket") in configuration.lines:
         _check_folder(configuration.admin.socket.parent, ("admin", "socket"), report)
     _check_use(configuration, parts.members if parts else frozenset(configuration.gateway), report)
+    aliases_of({name: one.aliases for name, one in configuration.listen.items()}, report)
     if parts is not None:
         for name, listener in configuration.listen.items():
             _check_mechanisms([parts.accounts[one] for one in listener.accounts], ("listen", name, "accounts"), report)

@@ -3,15 +3,34 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from mailgw.problems import Report
 from mailgw.values.address import Address, BadAddress
 
-__all__ = ["read_aliases"]
+__all__ = ["aliases_of", "read_aliases"]
+
+
+def aliases_of(listeners: Mapping[str, Path | None], report: Report) -> dict[str, Mapping[str, tuple[Address, ...]]]:
+    """The table of each listener that has one; what cannot be read is reported."""
+    found = {}
+    for name, path in listeners.items():
+        if path is not None:
+            try:
+                found[name] = read_aliases(path)
+            except OSError as problem:
+                report.error(("listen", name, "aliases"), f"{path}: {problem.strerror or problem}")
+            except ValueError as problem:
+                report.error(("listen", name, "aliases"), str(problem))
+    return found
 
 
 def read_aliases(path: Path) -> Mapping[str, tuple[Address, ...]]:
     """The members of each list or alias, by its name in lower case. Raises OSError, and ValueError with file and line."""
     table: dict[str, tuple[Address, ...]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is not UTF-8") from None
+    for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
         if not text:
             continue

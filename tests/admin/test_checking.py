@@ -139,6 +139,22 @@ def test_a_state_that_cannot_be_looked_at(folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "DIR/aliases: No such file or directory"),
+        (b"all: a@b@c\n", "DIR/aliases:1: local-part has characters that must be quoted"),
+        (b"all: a\xff@example.org\n", "DIR/aliases: is not UTF-8"),
+    ],
+)
+def test_aliases_that_cannot_be_read(folder: Path, content: bytes | None, problem: str) -> None:
+    if content is not None:
+        (folder / "aliases").write_bytes(content)
+    result, problems = checked(folder, old='kind = "relay"', new='kind = "relay"\naliases = "aliases"')
+    assert problems == [f"DIR/mailgw.toml:9: [listen.mx] aliases: {problem}"]
+    assert not result.is_usable
+
+
 def test_what_nobody_uses(folder: Path) -> None:
     policy = '[policy.p]\ntype = "list"\npath = "/dev/null"\n'
     more = policy + '[gateway.g]\ntype = "discard"\n[listen.second]\nkind = "relay"\nendpoint = "tcp:26"\n'
