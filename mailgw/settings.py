@@ -20,7 +20,7 @@ from mailgw.given import given_interface
 from mailgw.problems import Place, Report, nearest
 from mailgw.values.secret import Secret
 
-__all__ = ["CREDENTIALS", "DERIVED", "Context", "Network", "Part", "convert", "fill", "make", "settings_of", "type_name", "unmapped"]
+__all__ = ["CREDENTIALS", "DERIVED", "Context", "Network", "Part", "convert", "fill", "make", "settings_of", "type_name"]
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -104,7 +104,7 @@ def _convert(value: Any, kind: Any, context: Context) -> Any:
     if callable(getattr(kind, "parse", None)):
         return _read(value, kind.parse)
     if kind in (IPv4Network, IPv6Network):
-        return unmapped(_read(value, kind))
+        return _unmapped(_read(value, kind))
     if kind in (IPv4Address, IPv6Address):
         return _read(value, kind)
     raise _Wrong(((), f"a field of type {type_name(kind)} cannot be a setting"))
@@ -113,7 +113,7 @@ def _convert(value: Any, kind: Any, context: Context) -> Any:
 _MAPPED = IPv6Network("::ffff:0:0/96")  # RFC 4291 §2.5.5.2
 
 
-def unmapped(network: Network) -> Network:
+def _unmapped(network: Network) -> Network:
     """The same, as an IPv4 network where it is one of IPv4-mapped addresses: this is how clients arrive."""
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
         return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))

@@ -19,7 +19,7 @@ from mailgw.policies.database import first_row
 from mailgw.policies.kept_file import KeptFile
 from mailgw.policies.reverse_name import reverse_name
 from mailgw.policies.table_keys import domains_of, helo_key, keys_of, parse_key
-from mailgw.settings import unmapped
+from mailgw.policies.who import unmapped
 from mailgw.values.address import BadAddress
 from mailgw.values.decision import Decision, Evidence, defer, discard, proceed, quarantine, reject
 from mailgw.values.facts import ClientFacts, RecipientFacts, SenderFacts

@@ -1,13 +1,13 @@
 """[[permit]]: who may have mail relayed to whom. Nothing else is relayed."""
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from attrs import field, frozen
 from zope.interface import implementer
 
 from mailgw.interfaces import IRelayPolicy
-from mailgw.settings import Network, unmapped
+from mailgw.policies.who import unmapped
 from mailgw.values.address import parse_domain
 from mailgw.values.decision import Decision, permit, proceed
 from mailgw.values.facts import RecipientFacts
@@ -21,7 +21,7 @@ def _domains(given: Iterable[str] | str) -> frozenset[str]:
     return frozenset(f".{parse_domain(text[1:])}" if text.startswith(".") else parse_domain(text) for text in texts)
 
 
-def _networks(given: Iterable[Network]) -> tuple[Network, ...]:
+def _networks(given: Iterable[IPv4Network | IPv6Network]) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(unmapped(network) for network in given)
 
 
@@ -35,7 +35,7 @@ class Permit:
 
     to: frozenset[str] = field(default=frozenset(), converter=_domains)
     """The recipient's domain is one of these; ``".example.org"`` means every subdomain of it. Empty: any."""
-    networks: tuple[Network, ...] = field(default=(), converter=_networks)
+    networks: tuple[IPv4Network | IPv6Network, ...] = field(default=(), converter=_networks)
     """The client's address is in one of these. Empty: any."""
     authenticated: bool = False
     """The client has logged in."""
