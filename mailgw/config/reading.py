@@ -26,7 +26,15 @@ from mailgw.config.model import (
     Tls,
     parse_domain_pattern,
 )
-from mailgw.config.soundness import check_listener, check_metrics, check_permit, check_route, check_routes, check_submission
+from mailgw.config.soundness import (
+    check_endpoints,
+    check_listener,
+    check_metrics,
+    check_permit,
+    check_route,
+    check_routes,
+    check_submission,
+)
 from mailgw.login.throttle import Throttling
 from mailgw.problems import BadConfiguration, Place, Problem, Report, nearest
 from mailgw.routes.patterns import tidy_pattern
@@ -110,6 +118,8 @@ class _Reading:
         check_routes(route, self.document, self.report)
         check_submission(listen, self.document, self.report)
         self.say_what_is_missing()
+        admin = self.admin(server.state)
+        check_endpoints(listen, admin.metrics, self.report)
         return Configuration(
             source=source,
             text=text,
@@ -128,7 +138,7 @@ class _Reading:
             logins=self.logins(),
             memory=self.memory(server.workers),
             records=RecordKeeping(**self.values(RecordKeeping, "records")),
-            admin=self.admin(server.state),
+            admin=admin,
         )
 
     # ── Tables ──

@@ -11,10 +11,20 @@ from twisted.internet.endpoints import serverFromString
 from mailgw.config.model import Listener, RouteRule
 from mailgw.problems import Place, Report, nearest
 
-__all__ = ["check_listener", "check_metrics", "check_permit", "check_route", "check_routes", "check_submission", "is_loopback"]
+__all__ = [
+    "check_endpoints",
+    "check_listener",
+    "check_metrics",
+    "check_permit",
+    "check_route",
+    "check_routes",
+    "check_submission",
+    "is_loopback",
+]
 
 _ENDPOINT = re.compile(r"([A-Za-z][A-Za-z0-9_.+-]*):(.+)\Z", re.DOTALL)
 _WITH_PORT = ("tcp", "tcp4", "tcp6", "tls")
+_ANY_PORT = re.compile(r"tcp[46]?:(?:port=)?0(?::|\Z)")  # another one each time
 _BENEATH_TLS = ("tls:systemd:", "tls:unix:", "tls:tcp6:")
 _COUNTS = ("max_recipients", "max_errors", "max_commands", "max_sessions", "max_sessions_per_client", "max_hops")
 _SIZES = ("max_message_size", "max_text_line")
@@ -79,6 +89,21 @@ def check_listener(
     listener = Listener(**_with_tls(values, document), name=name)
     _check_tls(listener, "starttls" in values, at, report)
     return listener if len(report.errors) == before else None
+
+
+def check_endpoints(listen: Mapping[str, Listener], metrics: str, report: Report) -> None:
+    """Nothing is listened at twice."""
+    taken: dict[str, str] = {}
+    for name, listener in listen.items():
+        for endpoint in listener.endpoint:
+            place = listener.beneath_tls(endpoint)
+            if _ANY_PORT.match(place):
+                continue
+            if place in taken:
+                report.error(("listen", name, "endpoint"), f'"{endpoint}" is that of [listen.{taken[place]}] already')
+            taken.setdefault(place, name)
+    if metrics in taken:
+        report.error(("admin", "metrics"), f'"{metrics}" is that of [listen.{taken[metrics]}] already')
 
 
 def _check_keys_of_kind(values: Mapping[str, Any], own: Mapping[str, Any], at: Place, document: Mapping[str, Any], report: Report) -> None:

@@ -103,14 +103,25 @@ def test_tls_by_default(kind: str, endpoint: str, tls: bool, expected: tuple[str
 
 
 def test_like_inherits_what_is_not_said() -> None:
-    more = '[listen.second]\nlike = "mx"\nendpoint = "tcp:26"\n[listen.third]\nlike = "second"\nmax_recipients = 5\n'
+    more = '[listen.second]\nlike = "mx"\nendpoint = "tcp:26"\n[listen.third]\nlike = "second"\nendpoint = "tcp:27"\n'
     listeners = small(more).listen
     assert (listeners["second"].endpoint, listeners["second"].max_recipients) == (("tcp:26",), 100)
-    assert (listeners["third"].endpoint, listeners["third"].max_recipients) == (("tcp:26",), 5)
+    assert (listeners["third"].endpoint, listeners["third"].max_recipients) == (("tcp:27",), 100)
+
+
+def test_nothing_is_listened_at_twice() -> None:
+    more = '[listen.second]\nkind = "relay"\nendpoint = ["tcp:0", "tcp:0", "tcp:26"]\n[listen.third]\nlike = "second"\n'
+    with pytest.raises(BadConfiguration) as caught:
+        small(f'{more}[listen.fourth]\nkind = "relay"\nendpoint = "tcp:25"\n[admin]\nmetrics = "tcp:26"\n')
+    assert str(caught.value).splitlines() == [
+        'small.toml:25: [listen.third] endpoint: "tcp:26" is that of [listen.second] already',
+        'small.toml:29: [listen.fourth] endpoint: "tcp:25" is that of [listen.mx] already',
+        'small.toml:31: [admin] metrics: "tcp:26" is that of [listen.second] already',
+    ]
 
 
 def test_who_stands_in_front() -> None:
-    more = '[listen.second]\nlike = "mx"\nproxy = []\n'
+    more = '[listen.second]\nlike = "mx"\nendpoint = "tcp:26"\nproxy = []\n'
     listeners = small(more, "max_recipients = 100", 'proxy = ["127.0.0.0/8", "@office"]\nxclient = "::1"').listen
     assert listeners["mx"].proxy == (IPv4Network("127.0.0.0/8"), IPv4Network("192.0.2.0/24"), IPv6Network("2001:db8::/32"))
     assert (listeners["second"].proxy, listeners["second"].xclient) == ((), (IPv6Network("::1"),))
