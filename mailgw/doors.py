@@ -5,7 +5,7 @@ from functools import partial
 from random import SystemRandom
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -26,7 +26,7 @@ from mailgw.staff import pop3_of, porter_of, reception_of
 from mailgw.values.facts import ClientFacts
 from mailgw.watchdog import Entrance
 
-__all__ = ["Doors", "Hall", "Leaving"]
+__all__ = ["Doors", "Hall"]
 
 _SEE_OFF = 1.0  # seconds between two looks whether sessions that began before a reload are over
 
@@ -45,9 +45,14 @@ class Hall:
     reactor: Any
     guard: ILoginGuard
     records: Records | None
+    inside: list[Any] = field(factory=list, init=False)  # the factories of its sessions
 
-    def factory(self, one: Open, is_crowded: Callable[[], bool]) -> Any:
-        """That of a listener's sessions."""
+    def open(self, one: Open, is_crowded: Callable[[], bool]) -> None:
+        """Let clients of a listener in."""
+        one.door.inside = self._factory(one, is_crowded)
+        self.inside.append(one.door.inside)
+
+    def _factory(self, one: Open, is_crowded: Callable[[], bool]) -> Any:
         listener, server = one.listener, self.configuration.server
         porter = porter_of(listener, self.parts, self.journal, self.reactor, server.hostname, self.guard)
         if listener.kind == "pop3" and porter is not None:
@@ -76,42 +81,38 @@ class Hall:
         )
 
 
-@define(eq=False)
-class Leaving:
-    """What was in use before a reload, for sessions that began then."""
-
-    parts: Parts
-    inside: list[Any]  # their factories
-
-
-@define(eq=False)
 class Doors:
     """All of them. `bind` them first; they are answered after `let_in`."""
 
-    open: list[Open]
-    journal: Journal
-    reactor: Any
-    post: Post | None = None  # of a worker, which is given its sockets by its parent
-    leaving: list[Leaving] = field(factory=list, init=False)
-    _crowd: Crowd | None = field(default=None, init=False)
+    def __init__(self, opened: list[Open], journal: Journal, reactor: Any, post: Post | None = None) -> None:
+        """Make them; ``post`` is a worker's, which is given its sockets by its parent."""
+        self.open = opened
+        self.post = post
+        self.leaving: list[Hall] = []
+        """What was in use before a reload, for sessions that began then."""
+        self._journal = journal
+        self._reactor = reactor
+        self._hall: Hall | None = None
+        self._crowd: Crowd | None = None
 
     def bind(self, patience: float) -> Binder | Inherited:
         """Bind all ports; gives who has done it. ``patience``: seconds for processes that still have them. Raises CannotBind."""
         if self.post is not None:
             self._crowd = Crowd(self.post.crowd, self.post.number, self.sessions)
         binder = self._binder(dict(self.post.sockets) if self.post is not None else {}, patience)
-        bind((), self.open, binder, self.reactor, self.journal)
+        bind((), self.open, binder, self._reactor, self._journal)
         return binder
 
     def _binder(self, sockets: dict[str, int], patience: float = 0.0) -> Binder | Inherited:
         """Where ports come from; ``sockets``: what a worker has been given by its parent."""
-        return Binder(self.reactor, patience) if self._crowd is None else Inherited(sockets, self._crowd, self.reactor)
+        return Binder(self._reactor, patience) if self._crowd is None else Inherited(sockets, self._crowd, self._reactor)
 
     def let_in(self, hall: Hall) -> None:
-        """Put a factory behind each door."""
+        """Let clients in, at each door."""
         seats = self._seats()
+        self._hall = hall
         for one in self.open:
-            one.door.inside = hall.factory(one, seats.is_full)
+            hall.open(one, seats.is_full)
 
     def _seats(self) -> Descriptors:
         descriptors = Descriptors(raise_limit(), [one.sessions for one in self.open])
@@ -140,7 +141,7 @@ class Doors:
         speaking_smtp = [one for one in self.open if one.listener.kind != "pop3"]
         if self.post is None:
             return entrances_of(speaking_smtp), dialer
-        within = Within(speaking_smtp, self.reactor)
+        within = Within(speaking_smtp, self._reactor)
         return within.entrances, within
 
     def clock_was_set(self, by: float) -> None:
@@ -150,16 +151,16 @@ class Doors:
 
     # ── Another configuration ──
 
-    def exchange(self, plan: Plan, before: Parts, sockets: dict[str, int]) -> Leaving:
-        """Take the plan's doors in place of ours, and ``keep`` it; `let_in` comes next. Gives who is to be seen off.
+    def exchange(self, plan: Plan, sockets: dict[str, int]) -> Hall:
+        """Take the plan's doors in place of ours, and ``keep`` it; `let_in` comes next. Gives what is to be seen off.
 
-        ``before``: the parts in use. ``sockets``: descriptors that a worker has been given for it, by `socket_name`; those that it
-        takes are gone from there. Raises CannotBind; nothing is changed then.
+        ``sockets``: descriptors that a worker has been given for it, by `socket_name`; those that it takes are gone from there.
+        Raises CannotBind; nothing is changed then.
         """
-        old = self.open
-        unwanted = bind(old, plan.opened, self._binder(sockets), self.reactor, self.journal)
+        old, leaving = self.open, self._hall
+        assert leaving
+        unwanted = bind(old, plan.opened, self._binder(sockets), self._reactor, self._journal)
         plan.keep = True
-        leaving = Leaving(before, [one.door.inside for one in old if one.door.inside is not None])
         after = {one.listener.name: one for one in plan.opened}
         for one in old:
             if one.listener.name in after:
@@ -169,27 +170,27 @@ class Doors:
         for port in unwanted:
             port.stopListening()
         self.open = list(plan.opened)
-        self.journal.observers += tuple(observing(plan.parts))  # the old ones are told on, too, while they have sessions
+        self._journal.observers += tuple(observing(plan.parts))  # the old ones are told on, too, while they have sessions
         return leaving
 
-    def see_off(self, leaving: Leaving) -> None:
+    def see_off(self, leaving: Hall) -> None:
         """Put the parts of old sessions away when these are over."""
         self.leaving.append(leaving)
         Deferred.fromCoroutine(self._see_off(leaving)).addErrback(lambda failure: _log.failure("the old rules were not put away", failure))
 
-    async def _see_off(self, leaving: Leaving) -> None:
+    async def _see_off(self, leaving: Hall) -> None:
         for gateway in leaving.parts.gateways.values():  # what is under way there comes to its end
             if callable(getattr(gateway, "close", None)):
                 gateway.close()  # type: ignore[attr-defined]
         while any(inside.sessions for inside in leaving.inside):
-            await deferLater(self.reactor, _SEE_OFF)
+            await deferLater(self._reactor, _SEE_OFF)
         if leaving not in self.leaving:
             return
         self.leaving.remove(leaving)
         for one in self.open:
             one.leaving = [inside for inside in one.leaving if inside not in leaving.inside]
         gone = {id(observer) for observer in observing(leaving.parts)}
-        self.journal.observers = tuple(one for one in self.journal.observers if id(one) not in gone)
+        self._journal.observers = tuple(one for one in self._journal.observers if id(one) not in gone)
         gateways = list(leaving.parts.gateways.values())
         for component in closable(leaving.parts):
             if component not in gateways:

@@ -88,16 +88,7 @@ class MailGateway(Service):
         self._patience = patience
         identity: Any = house[IIdentity]
         self._queue = Queue(configuration.server, parts, self._journal, identity, reactor, post.number if post else 1)
-        self.desk = Desk(
-            queue=self._queue,
-            doors=self._doors,
-            journal=self._journal,
-            faults=faults,
-            reactor=reactor,
-            metrics=metrics,
-            reload=self.reload,
-            is_worker=post is not None,
-        )
+        self.desk = Desk(self._queue, self._doors, faults, metrics, self.reload)
         """What operators can ask of it."""
         self._grace = configuration.server.shutdown_grace
         self._page: IListeningPort | None = None
@@ -278,7 +269,7 @@ class MailGateway(Service):
         ``sockets``: descriptors that a worker has been given for it, by `socket_name`; those that it takes are gone from there.
         """
         # All in one turn of the reactor: nobody is served by half of each.
-        leaving = self._doors.exchange(plan, self._parts, sockets or {})
+        leaving = self._doors.exchange(plan, sockets or {})
         self._configuration, self._house, self._parts = plan.configuration, plan.house, plan.parts
         self._grace = self._configuration.server.shutdown_grace
         self._queue.reconfigure(self._parts)
