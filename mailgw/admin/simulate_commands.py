@@ -88,14 +88,13 @@ def simulate_command(
     ask_others: bool,
     **said: Any,
 ) -> None:
-    r"""Play an attempt to send mail through the configuration, and show all that is said and decided.
+    """Play an attempt to send mail through the configuration, and show all that is said and decided.
 
     Engine, conversation and policies are the real ones, and the DNS is asked. Nothing else reaches out: no policy server, no call-out,
     no web service, no program, nothing is queued; what policies remember is read, and what they would remember is forgotten. The daemon
     need not run. With --ask-others, policies ask mail servers, policy servers and web services as the daemon would; what those remember
     of it stays.
 
-    \b
     Exit status: 0 accepted, for all recipients (also to be held or thrown away); 1 refused permanently; 75 deferred; 2 bad usage or
     configuration; 3 what policies remember cannot be read. With --cases: 0 all as expected, 1 something was different.
     """

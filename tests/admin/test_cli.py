@@ -248,6 +248,20 @@ def test_lists_of_commands_are_read_whole(words):
     assert "..." not in result.stdout.partition("Commands:")[2]
 
 
+def _commands(command, *words):
+    yield words
+    for name, one in getattr(command, "commands", {}).items():
+        yield from _commands(one, *words, name)
+
+
+@pytest.mark.parametrize("words", list(_commands(main)), ids=lambda words: " ".join(words) or "all")
+def test_help_is_for_people(words):
+    result = CliRunner().invoke(main, [*words, "--help"], terminal_width=80)
+    assert result.exit_code == 0
+    assert "\\" not in result.stdout
+    assert "\b" not in result.stdout
+
+
 def test_status_of_a_store():
     assert readable({"room": 3 * 2**20, "damage": ""}, NOW) == {"room": "3.0 MiB", "damage": "none"}
     assert readable({"room": -3 * 2**20, "damage": "torn"}, NOW) == {"room": "none, 3.0 MiB too little", "damage": "torn"}
