@@ -127,7 +127,6 @@ class SmtpProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
         self._gone = self._gone or "lost"
-        self.factory.leave(self, self._ip)
         if self._handshake is not None:
             handshake, self._handshake = self._handshake, None
             handshake.errback(Gone("lost"))
@@ -231,6 +230,8 @@ class SmtpProtocol(Protocol):
 
     def time_out(self) -> None:
         """The deadline has passed."""
+        if self._gone:
+            return  # it is over when those who are asked about it have answered
         transport: Any = self.transport
         if self.lingering or self._throttled or self._handshake is not None or not self._session:
             # It does not even fetch our last words, or never spoke TLS.
@@ -254,8 +255,9 @@ class SmtpProtocol(Protocol):
 
     def abort(self) -> None:
         """End now."""
-        transport: Any = self.transport
-        transport.abortConnection()
+        if not self._gone:
+            transport: Any = self.transport
+            transport.abortConnection()
 
     # ── Inside ──
 
@@ -297,6 +299,8 @@ class SmtpProtocol(Protocol):
 
     def _is_over(self) -> None:
         if not self.over.called:
+            # Not when the client goes: whoever does so while others think about his commands may not come again at once.
+            self.factory.leave(self, self._ip)
             self.over.callback(None)
 
     def _wake(self) -> None:

@@ -1,6 +1,7 @@
 """Bounds and ends of sessions: too many, too slow, shutting down, gone."""
 
 import os
+from ipaddress import ip_network
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -13,6 +14,7 @@ from mailgw.routing import Routing, Rule
 from mailgw.storage.in_process import InProcessStore
 from mailgw.testing.running import run
 from mailgw.testing.server import MemoryServer
+from mailgw.values.decision import proceed
 
 OURS = Permit(to=frozenset({"example.org"}), name="ours")
 ENVELOPE = ("HELO c", "MAIL FROM:<a@example.com>", "RCPT TO:<b@example.org>")
@@ -49,6 +51,35 @@ def test_too_many_sessions_of_one_client():
     assert one.connect("::ffff:192.0.2.1").heard() == "421 4.7.0 too many connections from your address\r\n"
     assert one.connect("192.0.2.2").heard().startswith("220")
     assert first.say("NOOP").endswith("250 2.0.0 ok\r\n")
+
+
+def test_who_goes_away_while_his_commands_are_thought_about_keeps_his_place_until_they_are():
+    answer = Deferred()
+    asking = type("Asking", (), {"check_sender": lambda self, facts: answer})()
+    one = server(policies=[asking], max_sessions_per_client=1)
+    talk = one.connect("192.0.2.1")
+    talk.say("EHLO c\r\nMAIL FROM:<a@example.com>\r\nNOOP")
+    talk.hang_up()
+    one.clock.pump([1] * 10)
+    again = one.connect("192.0.2.1")
+    assert again.heard() == "421 4.7.0 too many connections from your address\r\n"
+    again.hang_up()
+    assert one.connect("192.0.2.2").heard().startswith("220")
+    answer.callback(proceed())
+    assert [noted.why for noted in one.notes.of(Disconnected)] == ["lost"]
+    assert one.connect("192.0.2.1").heard().startswith("220")
+
+
+def test_a_proxy_that_goes_away_before_it_says_for_whom_it_speaks_leaves_no_place_taken():
+    answer = Deferred()
+    asking = type("Asking", (), {"check_sender": lambda self, facts: answer})()
+    one = server(policies=[asking], xclient=(ip_network("192.0.2.1"),))
+    talk = one.connect("192.0.2.1")
+    talk.say("EHLO c\r\nMAIL FROM:<a@example.com>\r\nRSET\r\nXCLIENT ADDR=192.0.2.7")
+    talk.hang_up()
+    answer.callback(proceed())
+    assert one.factory.sessions == 0
+    assert not one.factory._by_client
 
 
 def test_a_silent_client_hears_421():
