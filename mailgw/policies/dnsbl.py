@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Any
 
 from attrs import field, frozen
@@ -164,6 +164,9 @@ class Dnsbl:
 
     async def _look_up(self, zone: Zone, what: str, name: str) -> _Hit | None:
         answer = await self.resolver.lookup(name, "A")
+        refusal = next((code for code in answer.records if not zone.codes and code in _REFUSALS), None)
+        if refusal is not None:
+            raise LookupFailed(f"{zone.name} does not want to answer us: {refusal}")
         codes = tuple(code for code in answer.records if zone.counts(code))
         return _Hit(zone, what, name, codes) if codes else None
 
@@ -176,6 +179,7 @@ class Dnsbl:
 
 
 _FINE = proceed()
+_REFUSALS = IPv4Network("127.255.255.0/24")  # by which lists say that they are asked too much, or by the wrong name server
 _MOST_REASON = 200  # characters
 _MOST_NAMES = 3  # of a client's address
 

@@ -96,6 +96,7 @@ _FINE = proceed()
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
     try:
-        return ip_address(text)
+        ip = ip_address(text)
     except ValueError:
         return None
+    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip  # as clients arrive

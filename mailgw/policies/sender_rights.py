@@ -37,7 +37,10 @@ def parse_right(text: str) -> str:
 
 
 def _in_lower_case(rights: Mapping[str, Sequence[str]]) -> dict[str, frozenset[str]]:
-    return {login.lower(): frozenset(map(parse_right, listed)) for login, listed in rights.items()}
+    found: dict[str, frozenset[str]] = {}
+    for login, listed in rights.items():  # Anna and anna are one
+        found[login.lower()] = found.get(login.lower(), frozenset()) | frozenset(map(parse_right, listed))
+    return found
 
 
 def _parse(file: IO[bytes], path: Path) -> _Rights:

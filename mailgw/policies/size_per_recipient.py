@@ -1,5 +1,6 @@
 """How big a message may be, for each recipient: said at RCPT where the client says the size, else when it is here."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Literal
@@ -21,6 +22,7 @@ from mailgw.values.quantities import Size, parse_size
 
 __all__ = ["SizePerRecipient"]
 
+_COMMENT = re.compile(r"(?:^|\s)#.*")  # "#" is allowed in a local-part (RFC 5321 §4.1.2, atext)
 _MOST_NAMED = 10  # recipients in the grounds
 
 
@@ -135,7 +137,7 @@ def _read(file: IO[bytes], path: Path) -> _Limits:
     for number, line in enumerate(file, 1):
         where = f"{path}:{number}"
         try:
-            words = line.decode().partition("#")[0].split(None, 1)
+            words = _COMMENT.sub("", line.decode()).split(None, 1)
             if not words:
                 continue
             if len(words) < 2:

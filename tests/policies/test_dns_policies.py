@@ -41,6 +41,7 @@ DNS = zone(
         "1.2.0.192.wild.example": {"A": ["203.0.113.1"]},  # a list that was given up answers everything so
         "1.2.0.192.friends.example": {"A": ["127.0.0.1"]},
         "1.2.0.192.down.example": LookupFailed,
+        "1.2.0.192.refuses.example": {"A": ["127.255.255.254"]},
         "1.2.0.192.away.example": LookupFailed,
         "half-broken.example": {"MX": [(10, "broken.example"), (20, "mx.good.example")]},
         "quite-broken.example": {"MX": [(10, "inside.example"), (20, "broken.example")]},
@@ -66,6 +67,7 @@ HELO = {
     "fine": ({}, "c.example", "proceed"),
     "literal": ({}, "[192.0.2.9]", "proceed"),
     "literal-refused": ({"literal": "reject"}, "[192.0.2.9]", "550 5.7.1 HELO is an address literal"),
+    "literal-of-ipv6": ({}, "[IPv6:::ffff:192.0.2.9]", "proceed"),
     "wrong-literal": ({}, "[192.0.2.8]", "550 5.7.1 HELO is the address literal of somebody else"),
     "no-literal": ({}, "[192.0.2.300]", "550 5.7.1 HELO is no valid address literal"),
     "bare-address": ({}, "192.0.2.9", "550 5.7.1 HELO is no host name"),
@@ -174,6 +176,11 @@ LISTS = {
     "six": ({"zones": ["list.example"]}, "2001:db8::1", "550 5.7.1 2001:db8::1 is listed at list.example"),
     "code": ({"zones": ["codes.example=127.0.0.9-11"]}, "192.0.2.1", "550 5.7.1 192.0.2.1 is listed at codes.example"),
     "other-code": ({"zones": ["codes.example=127.0.0.2;127.0.0.4-7"]}, "192.0.2.1", "proceed"),
+    "refusal-code": (
+        {"zones": ["refuses.example=127.255.255.254"]},
+        "192.0.2.1",
+        "550 5.7.1 192.0.2.1 is listed at refuses.example",
+    ),
     "no-loopback": ({"zones": ["wild.example"]}, "192.0.2.1", "proceed"),
     "below-the-threshold": ({"zones": ["list.example"], "threshold": 2}, "192.0.2.1", "proceed"),
     "together": (
@@ -277,6 +284,7 @@ TROUBLE = {
     "dnsbl": (lists({"zones": ["down.example"]}), "check_client", client("192.0.2.1")),
     "dnsbl-allow": (lists({"zones": ["list.example", "down.example*-1"]}), "check_client", client("192.0.2.1")),
     "dnsbl-enough": (lists({"zones": ["list.example", "down.example"], "threshold": 2}), "check_client", client("192.0.2.1")),
+    "dnsbl-refusal": (lists({"zones": ["refuses.example"]}), "check_client", client("192.0.2.1")),
     "dnsbl-names": (lists({"reverse_zones": ["names.example"]}), "check_sender", a_sender(client=client("192.0.2.4"))),
     "reverse-dns": (ReverseDns(resolver=DNS), "check_client", client("192.0.2.4")),
     "helo": (

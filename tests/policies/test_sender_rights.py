@@ -56,6 +56,12 @@ def content(policy, login, *fields, body=b"\r\nhello\r\n"):
     return run(policy.check_content(a_message(raw + body, login=login)))
 
 
+def test_one_login_in_two_spellings_has_the_addresses_of_both(rights):
+    policy = rights(addresses={"Anna": ["a@example.org"], "anna": ["b@example.org"]})
+    assert verdict(policy, "anna", "a@example.org")
+    assert verdict(policy, "anna", "b@example.org")
+
+
 def test_it_is_two_policies(rights):
     assert verifyObject(ISenderPolicy, rights())
     assert verifyObject(IContentPolicy, rights())

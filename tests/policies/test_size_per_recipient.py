@@ -107,6 +107,13 @@ def test_the_file_is_read_again(tmp_path):
     assert sizes() == ["1.2 KiB", "1.2 KiB", "5 octets"]
 
 
+def test_a_local_part_may_have_what_begins_a_comment(tmp_path):
+    path = tmp_path / "sizes"
+    path.write_text("a#b@example.org 5 octets\t# small\n")
+    policy = SizePerRecipient({}, path, clock=at("2026-01-05T10:00+00:00"))
+    assert heard(policy.check_recipient(a_recipient("a#b@example.org", size=6))).endswith("up to 5 octets")
+
+
 WRONG = {
     "nothing": ({}, 'needs "limits", "path" or "otherwise"'),
     "no key": ({"limits": {"a@b@c": "1 MiB"}}, 'limits: "a@b@c": '),
