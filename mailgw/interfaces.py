@@ -233,7 +233,10 @@ class IMemory(Interface):
         """
 
     async def first_seen(key: str, lifetime: float) -> float:
-        """When the key was seen first, in POSIX seconds: now, if it is new. Each look lets it live ``lifetime`` seconds more."""
+        """When the key was seen first, in POSIX seconds: now, if it is new. Each look lets it live ``lifetime`` seconds more.
+
+        Never later than now: where the clock was set back, it counts as seen at the first look after that.
+        """
 
     async def remember(key: str, value: str, lifetime: float) -> None:
         """Keep a text for so many seconds, in place of what was there."""

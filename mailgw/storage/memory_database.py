@@ -48,7 +48,8 @@ _TABLES = (
 _LOOK = "SELECT number, since, text FROM remembered WHERE key = ? AND kind = ? AND ends > ?"
 _KEEP = "INSERT OR REPLACE INTO remembered(key, kind, name, ends, number, since, text) VALUES(?, ?, ?, ?, ?, ?, ?)"
 _COUNT_ON = "UPDATE remembered SET number = number + ? WHERE key = ? AND kind = ? AND ends > ? RETURNING number"
-_LIVE_ON = "UPDATE remembered SET ends = max(ends, ?) WHERE key = ? AND kind = ? AND ends > ? RETURNING since"
+# Never later than now: the clock may have been set back.
+_LIVE_ON = "UPDATE remembered SET ends = max(ends, ?), since = min(since, ?) WHERE key = ? AND kind = ? AND ends > ? RETURNING since"
 _FIND = "SELECT key, text FROM remembered WHERE key >= ? AND kind = ? AND ends > ? ORDER BY key"
 _FORGET = "DELETE FROM remembered WHERE key = ?"
 _NAMES = "SELECT name, count(*) FROM remembered GROUP BY name"
@@ -112,7 +113,7 @@ class MemoryDatabase:
 
     def first_seen(self, now: float, key: str, lifetime: float) -> float:
         """See `IMemory`."""
-        rows = self._connection.execute(_LIVE_ON, (now + lifetime, key, _TIME, now)).fetchall()
+        rows = self._connection.execute(_LIVE_ON, (now + lifetime, now, key, _TIME, now)).fetchall()
         if rows:
             return float(rows[0][0])
         self._keep(key, _TIME, now + lifetime, since=now)

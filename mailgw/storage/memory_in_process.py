@@ -89,6 +89,7 @@ class InProcessMemory:
         if row is None:
             row = self._keep(_TIMES, key, _Row(now + lifetime, since=now), now)
         row.ends = max(row.ends, now + lifetime)
+        row.since = min(row.since, now)  # the clock may have been set back
         return row.since
 
     async def remember(self, key: str, value: str, lifetime: float) -> None:

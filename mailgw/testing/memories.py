@@ -135,6 +135,14 @@ class MemoryContract:
         clock.advance(60.0)
         assert pump.run(memory.first_seen("t:a", 60.0)) == began + 178.0
 
+    def test_nothing_was_seen_later_than_now(self, memory: Any, pump: Pump, clock: StandingClock) -> None:
+        began = clock.now().timestamp()
+        pump.run(memory.first_seen("t:a", 60.0))
+        clock.advance(-36_000.0)  # somebody has set the clock right
+        assert pump.run(memory.first_seen("t:a", 60.0)) == began - 36_000.0
+        clock.advance(30.0)
+        assert pump.run(memory.first_seen("t:a", 60.0)) == began - 36_000.0
+
     def test_texts(self, memory: Any, pump: Pump, clock: StandingClock) -> None:
         assert pump.run(memory.recall("x:a")) is None
         pump.run(memory.remember("x:a", "one", 60.0))
