@@ -31,7 +31,7 @@ _MOST_NAMES = 3  # of a client's address
 
 
 def _an_address(_: Any, attribute: Any, value: str) -> None:
-    if not _ADDRESS.fullmatch(value):
+    if not _ADDRESS.fullmatch(value) or not (value.startswith("unix:") or 0 < int(value.rpartition(":")[2]) < 65536):
         raise ValueError(f'{attribute.name}: "{value}" is no address; write it like "unix:/run/policy" or "127.0.0.1:10023"')
 
 

@@ -304,6 +304,7 @@ def test_any_answer_is_a_decision_or_a_fault(answer):
     [
         ({"address": "postgrey"}, 'address: "postgrey" is no address; write it like "unix:/run/policy" or "127.0.0.1:10023"'),
         ({"address": "unix:run"}, "is no address"),
+        ({"address": "127.0.0.1:99999"}, "is no address"),
         ({"ask": []}, "ask is empty"),
         ({"text": "für niemand"}, '"für niemand": the text must be plain ASCII'),
         ({"connections": 0}, "connections must be at least 1"),
