@@ -132,6 +132,15 @@ def find_open_relays(
                         of=rule.at,
                     )
                 continue
+            if suffix := _public_suffix(rule, asked, listener):
+                told.add(rule.at)
+                text = f"lets strangers send to everybody below {suffix} on {name}"
+                if rule.open_relay:
+                    report.warning((*rule.at, "to"), f"{text}: an open relay, as it says itself")
+                else:
+                    remedy = "say which domains are yours, or open_relay = true if you mean it"
+                    report.error((*rule.at, "to"), f"{text} (open relay): {remedy}", of=rule.at)
+                continue
             for label, address in _tricks(configuration):
                 if _permits_strangers(asked, listener, address):
                     told.add(rule.at)
@@ -139,6 +148,19 @@ def find_open_relays(
                     break
             else:
                 _warn_of_wide_networks(rule, at, report)
+
+
+def _public_suffix(rule: PermitRule, asked: Asked, listener: Listener) -> str:
+    """Below which name everybody can register a domain to which strangers may send: ".com", ".co.uk"; empty: none."""
+    patterns = [domain for domain in sorted(rule.domains) if domain.startswith(".")]
+    if not patterns:
+        return ""
+    # Here and not above: the list takes 0.1 s to read, and few need it.
+    from publicsuffixlist import PublicSuffixList
+
+    suffixes = PublicSuffixList(accept_unknown=False, only_icann=True)
+    wide = [one for one in patterns if suffixes.is_public(one[1:])]
+    return next((one for one in wide if _permits_strangers(asked, listener, Address("user", f"elsewhere{one}"))), "")
 
 
 def _permits_strangers(asked: Asked, listener: Listener, address: Address) -> bool:
