@@ -67,7 +67,7 @@ class Attachment:
     encrypted: Action = "pass"
     """What follows on an archive with encrypted members; their names are looked at all the same."""
     unlisted: Action = "pass"
-    """What follows on archives that cannot be looked into: 7z, RAR, CAB, and archives three deep."""
+    """What follows on archives that cannot be looked into: 7z, RAR, CAB, TNEF (winmail.dat), and archives three deep."""
     broken: Action = "pass"
     """What follows on archives, or members of them, that cannot be read."""
     beyond: Action = "reject"

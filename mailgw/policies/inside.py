@@ -24,7 +24,7 @@ _EXECUTABLES = (
     (b"\xca\xfe\xba\xbe", "Java class or Mach-O program"),
     (b"L\x00\x00\x00\x01\x14\x02\x00", "Windows shortcut"),
 )
-_UNLISTED = ((b"7z\xbc\xaf'\x1c", "7z"), (b"Rar!\x1a\x07", "RAR"), (b"MSCF\x00\x00\x00\x00", "CAB"))
+_UNLISTED = ((b"7z\xbc\xaf'\x1c", "7z"), (b"Rar!\x1a\x07", "RAR"), (b"MSCF\x00\x00\x00\x00", "CAB"), (b"\x78\x9f\x3e\x22", "TNEF"))
 _ENCRYPTED = 0x1  # the flag of a zip member
 
 

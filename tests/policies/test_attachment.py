@@ -247,6 +247,7 @@ CASES = {
     "bz2": ({}, letter(bz2.compress(PROGRAM), "a.bz2"), program("a")),
     "xz": ({}, letter(lzma.compress(PROGRAM), "a.xz"), program("a")),
     "7z": (UNLISTED, letter(b"7z\xbc\xaf'\x1c\x00", "a.7z"), f"{CLOSED}a.7z: 7z"),
+    "winmail.dat": (UNLISTED, letter(b"\x78\x9f\x3e\x22\x01\x00", "winmail.dat"), f"{CLOSED}winmail.dat: TNEF"),
     "rar in a zip": (UNLISTED, letter(zipped(("b.rar", b"Rar!\x1a\x07\x00")), "a.zip"), f"{CLOSED}a.zip: b.rar: RAR"),
     # messages
     "many parts": (
