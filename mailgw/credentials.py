@@ -135,5 +135,8 @@ class ILoginGuard(Interface):
     async def failed(client: ClientFacts, account: str) -> Reply | None:
         """The proof was not good: what is said instead of 535 (421 ends the session), or None. Not called where nobody could say."""
 
+    async def doubted(client: ClientFacts, account: str) -> None:
+        """Some accounts have refused the proof, and others could not be asked: the client hears 454, and may have been guessing."""
+
     async def succeeded(client: ClientFacts, account: str) -> None:
         """The client has logged in; ``account`` is the name that it gave, not the login."""

@@ -17,7 +17,7 @@ from mailgw.journal import Fault, Journal
 from mailgw.login.proofs import IShown, Shown, can_serve
 from mailgw.login.tape import Patience
 
-__all__ = ["Accounts", "InOrder", "Submitter", "make_portal"]
+__all__ = ["Accounts", "Doubtful", "InOrder", "Submitter", "make_portal"]
 
 _MAX_LOGIN = 255  # characters
 
@@ -49,6 +49,10 @@ class _Realm:
         return ISubmitter, Submitter(avatarId), lambda: None
 
 
+class Doubtful(AccountsUnavailable):
+    """Some accounts have refused the proof, and others could not be asked."""
+
+
 @implementer(ICredentialsChecker)
 @define(eq=False)
 class InOrder:
@@ -66,6 +70,7 @@ class InOrder:
     async def requestAvatarId(self, shown: Shown) -> str:  # type: ignore[override]  # noqa: N802 - Twisted takes coroutines, too
         """Raises UnauthorizedLogin, AccountsUnavailable, and what ended the exchange."""
         missing: list[str] = []
+        is_refused = False
         able = [one for one in self.accounts if can_serve(one.component, shown.mechanism)]
         for number, one in enumerate(able, 1):
             form = shown.form_for(one.component, number < len(able))
@@ -75,7 +80,7 @@ class InOrder:
             try:
                 login = await self._ask(one, form, shown)
             except UnauthorizedLogin:
-                pass
+                is_refused = True
             except AccountsUnavailable as problem:
                 missing.append(f"{one.name}: {problem}")
             if shown.tape.ended is not None:
@@ -83,7 +88,7 @@ class InOrder:
             if login:
                 return login
         if missing:
-            raise AccountsUnavailable("; ".join(missing))
+            raise (Doubtful if is_refused else AccountsUnavailable)("; ".join(missing))
         raise UnauthorizedLogin()
 
     async def _ask(self, one: Accounts, form: Any, shown: Shown) -> str:

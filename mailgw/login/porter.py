@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from mailgw.credentials import AccountsUnavailable, ILoginGuard, ISubmitter, LoginRefused
 from mailgw.journal import Fault, Journal, LoggedIn, LoginFailed
-from mailgw.login.portal import Accounts, InOrder, make_portal
+from mailgw.login.portal import Accounts, Doubtful, InOrder, make_portal
 from mailgw.login.proofs import Shown, can_serve, serves_itself
 from mailgw.login.tape import Tape, drive
 from mailgw.smtp.mechanisms import MECHANISMS, in_order
@@ -125,6 +125,8 @@ class Porter:
             raise
         except AccountsUnavailable as problem:
             self._note(client, mechanism, account, f"unavailable: {problem}")
+            if isinstance(problem, Doubtful) and self.guard is not None:
+                await self._ask_guard(self.guard.doubted, client, account)
             raise
         except BadResponse as problem:
             self._note(client, mechanism, account, f"bad response: {problem}")

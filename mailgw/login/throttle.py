@@ -141,6 +141,16 @@ class LoginThrottle:
             self.journal.note(Banned(client.session, str(client.ip), network, failures, self.settings.ban))
         return _banned(self.settings.ban)
 
+    async def doubted(self, client: ClientFacts, account: str) -> None:
+        """Count it for the account alone: an outage must not ban a network full of users, nor let anybody guess as fast as he can."""
+        network, name = self.settings.network_of(client.ip), _key(account)
+        if self._is_allowed(client) or not name:
+            return
+        counts = [self.memory.count(f"login-here:{name} {network}", 1, self.settings.window)]
+        if self.settings.slow_after is not None:
+            counts.append(self.memory.count(f"login-account:{name}", 1, self.settings.slow_after.seconds))
+        await _together(*counts)
+
     async def succeeded(self, client: ClientFacts, account: str) -> None:
         """Forget the failures of this account in this network, but not those of the network: it may have an account of its own."""
         name = _key(account)

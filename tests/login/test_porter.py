@@ -485,6 +485,9 @@ class Guard:
         self.told.append(("failed", account))
         return self.instead
 
+    async def doubted(self, client, account):
+        self.told.append(("doubted", account))
+
     async def succeeded(self, client, account):
         self.told.append(("succeeded", account))
 
@@ -526,6 +529,15 @@ def test_without_its_guard_nobody_gets_in():
         run(house.login(initial=plain()))
     assert users.asked == []
     assert [fault.component for fault in house.notes.of(Fault)] == ["login guard"]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_guard_is_told_where_some_have_refused_and_others_cannot_say(first):
+    guard, both = Guard(), [Users(ANNA), Users(unavailable="down")]
+    house = a_house(both[first], both[1 - first], guard=guard)
+    with pytest.raises(AccountsUnavailable, match="down"):
+        run(house.login(initial=plain(password="wrong")))
+    assert guard.told == [("before", "anna"), ("doubted", "anna")]
 
 
 def test_the_guard_is_not_told_where_nobody_could_say():

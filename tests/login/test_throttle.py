@@ -84,6 +84,20 @@ def test_delays_are_for_one_account_from_one_network():
     assert gate.attempt(OWNER, "anna")[1] == 0
 
 
+def test_doubts_slow_down_and_ban_nobody():
+    gate = Gate()
+    waits = []
+    for _ in range(30):
+        reply, waited = gate.begin(ATTACKER, "anna")
+        assert reply is None
+        waits.append(waited)
+        run(gate.throttle.doubted(ATTACKER, "anna"))
+    assert waits[:9] == [0, 0, 0, 1, 2, 4, 8, 16, 30]
+    assert run(gate.throttle.bans()) == []
+    assert gate.begin(OWNER, "anna") == (None, 0)
+    assert gate.begin(ATTACKER, "ben") == (None, 0)
+
+
 def test_a_success_ends_the_delays():
     gate = Gate()
     for _ in range(5):

@@ -146,6 +146,9 @@ class Strict:
     async def failed(self, client, account):
         return Reply(421, "4.7.0", "too many failed logins, come back later")
 
+    async def doubted(self, client, account):
+        raise AssertionError("everybody could say")
+
     async def succeeded(self, client, account):
         raise AssertionError("nobody has logged in")
 
