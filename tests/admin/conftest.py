@@ -161,10 +161,13 @@ class Transport(StringTransport):
 
 def serve(listening, operations):
     """Give each client the shipped protocol, one after the other, until the socket is closed."""
-    with suppress(OSError):
-        while True:
+    while True:
+        try:
             connection, _ = listening.accept()
-            with connection:
+        except OSError:
+            return
+        else:
+            with suppress(OSError), connection:  # who has gone without his answer is not the last one
                 protocol = AdminProtocol(operations, set())
                 protocol.makeConnection(Transport(connection))
                 while not protocol.transport.disconnecting and (chunk := connection.recv(65536)):

@@ -75,5 +75,5 @@ def test_in_a_thread():
     given = []
     thread = threading.Thread(target=lambda: given.append(run(later)))
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert given == ["done"]

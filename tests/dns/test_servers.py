@@ -101,7 +101,7 @@ class NameServer:
         with socket.create_connection(self.where):
             pass
         for thread in self.threads:
-            thread.join(5)
+            thread.join(60)
         self.udp.close()
         self.tcp.close()
 

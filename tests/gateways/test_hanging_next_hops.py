@@ -328,7 +328,7 @@ class Loopback:
         return the(results[0])
 
     def turn_until(self, done: Callable[[], bool]) -> None:
-        end = monotonic() + 20
+        end = monotonic() + 60  # only reached by a fault
         while not done():
             assert monotonic() < end, "it does not come to an end"
             reactor.iterate(0.01)
