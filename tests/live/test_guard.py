@@ -106,7 +106,7 @@ def test_a_thousand_wrong_passwords_do_not_stop_the_owner(gateway):
     with connect(gateway, OWNER) as client:
         began = time.monotonic()
         assert attempt(client, PASSWORD)[0] == 235
-        assert time.monotonic() - began < PATIENCE / 3
+        assert time.monotonic() - began < 10
         assert client.mail("anna@example.org")[0] == 250
 
     listed = gateway.cli("bans", "list").stdout.splitlines()
