@@ -1,7 +1,7 @@
 """What `mailgw check` verifies: the configuration itself, all that it names outside of itself, and who may relay."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -68,7 +68,8 @@ def check(path: Path, furnish: Callable[[Configuration], House], now: datetime |
         _check_folder(configuration.server.state, ("server", "state"), report)
     if ("admin", "socket") in configuration.lines:
         _check_folder(configuration.admin.socket.parent, ("admin", "socket"), report)
-    _check_use(configuration, parts.members if parts else frozenset(configuration.gateway), report)
+    wrong = [problem.text for problem in problems if problem.severity == "error"]
+    _check_use(configuration, parts.members if parts else frozenset(configuration.gateway), wrong, report)
     aliases_of({name: one.aliases for name, one in configuration.listen.items()}, report)
     if parts is not None:
         for name, listener in configuration.listen.items():
@@ -180,14 +181,22 @@ def _check_folder(folder: Path, at: Place, report: Report) -> None:
         report.error(at, f"{folder} {what}, as this user")
 
 
-def _check_use(configuration: Configuration, members: Set[str], report: Report) -> None:
-    """Tables that nothing refers to, listeners that take no mail. ``members``: the gateways that other gateways name."""
+def _check_use(configuration: Configuration, members: Set[str], wrong: Sequence[str], report: Report) -> None:
+    """Tables that nothing refers to, listeners that take no mail.
+
+    ``members``: the gateways that other gateways name. ``wrong``: the errors; a table that has one is missing, and what it says with it.
+    """
     listeners = configuration.listen.values()
-    _unused("policy", configuration.policy, {name for one in listeners for name in one.policies}, "no listener", report)
-    _unused("accounts", configuration.accounts, {name for one in listeners for name in one.accounts}, "no listener", report)
-    _unused("tls", configuration.tls, {name for one in listeners for name in one.tls}, "no listener", report)
+    if not any(text.startswith("[listen.") for text in wrong):
+        _unused("policy", configuration.policy, {name for one in listeners for name in one.policies}, "no listener", report)
+        _unused("accounts", configuration.accounts, {name for one in listeners for name in one.accounts}, "no listener", report)
+        _unused("tls", configuration.tls, {name for one in listeners for name in one.tls}, "no listener", report)
     if not any(rule.part or rule.table for rule in configuration.route):  # these may name any gateway
         _unused("gateway", configuration.gateway, {rule.gateway for rule in configuration.route} | members, "no route", report)
+    written = [(rule.to, rule.at) for rule in configuration.permit] + [(rule.to, rule.at) for rule in configuration.route]
+    for to, at in written:
+        for name in [name for name in to if name in configuration.domains]:
+            report.warning((*at, "to"), f'"{name}" is a domain of that name; the set of [domains] is "@{name}"')
     for rule in configuration.permit:
         submission = [name for name in rule.on if name in configuration.listen and configuration.listen[name].kind == "submission"]
         if submission and not rule.authenticated and rule.part is None:
@@ -197,7 +206,8 @@ def _check_use(configuration: Configuration, members: Set[str], report: Report) 
         if listener.kind == "pop3":
             continue
         if not any(name in rule.on for rule in configuration.permit):
-            report.warning(("listen", name), "takes no mail at all: no [[permit]] is on it")
+            if not any(text.startswith("[[permit]]") for text in wrong):
+                report.warning(("listen", name), "takes no mail at all: no [[permit]] is on it")
         elif listener.kind == "submission" and not listener.accounts:
             report.warning(("listen", name), "takes no mail at all: it has no accounts, so nobody can log in")
         if listener.allow_cleartext_auth and not all(map(is_loopback, _in_clear(listener))):

@@ -1,5 +1,6 @@
 """Opens connections to next hops, over TCP and Unix sockets."""
 
+import re
 from typing import Any
 
 from attrs import frozen
@@ -11,6 +12,8 @@ from zope.interface import implementer
 from mailgw.interfaces import IDialer
 
 __all__ = ["Dialer", "split_address"]
+
+_NO_HOST = re.compile(r"[/\s]")
 
 
 def split_address(where: str, default_port: int) -> tuple[str, int]:
@@ -25,7 +28,7 @@ def split_address(where: str, default_port: int) -> tuple[str, int]:
         host, _, port = where.partition(":")
     elif ":" in where and not isIPv6Address(where):
         raise ValueError(f'"{where}" is no address; write it like "host:25"')
-    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or _NO_HOST.search(host) or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(f'"{where}" is no address; write it like "host:25"')
     return host, int(port)
 

@@ -71,5 +71,7 @@ def a_next_hop(_: Any, attribute: "attrs.Attribute[Any]", value: str | list[str]
     if not addresses:
         raise ValueError(f"{attribute.name} is empty")
     for address in addresses:
+        if address.startswith("/"):
+            raise ValueError(f'"{address}" is no address; write it like "unix:{address}"')
         if not address.startswith("unix:/"):
             split_address(address, 25)

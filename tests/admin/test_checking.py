@@ -167,6 +167,24 @@ def test_what_nobody_uses(folder: Path) -> None:
     assert result.is_usable
 
 
+def test_the_name_of_a_set_without_its_sign(folder: Path) -> None:
+    result, problems = checked(folder, '[domains]\nours = ["example.net"]\n[[permit]]\non = "mx"\nto = "ours"\n')
+    assert problems == ['DIR/mailgw.toml:22: warning: [[permit]] to: "ours" is a domain of that name; the set of [domains] is "@ours"']
+    assert result.is_usable
+
+
+def test_what_is_wrong_uses_what_it_names(folder: Path) -> None:
+    policies = "".join(f'[policy.{name}]\ntype = "list"\npath = "/dev/null"\n' for name in ("one", "two"))
+    listener = '[listen.second]\nkind = "relay"\nendpoint = "tcp:26"\n'
+    assert checked(folder, f'{policies}{listener}policies = ["one", "twoo"]\n[[permit]]\non = ["mx", "second"]\nto = "@nobody"\n')[1] == [
+        'DIR/mailgw.toml:27: [listen.second] policies, item 2: there is no [policy.twoo]; did you mean "two"?',
+        'DIR/mailgw.toml:30: [[permit]] to: "@nobody" is not in [domains]',
+    ]
+    assert checked(folder, f'{listener}[[permit]]\non = "second"\nto = "@nobody"\n')[1] == [
+        'DIR/mailgw.toml:23: [[permit]] to: "@nobody" is not in [domains]',
+    ]
+
+
 def test_a_gateway_is_used_where_another_one_names_it(folder: Path) -> None:
     more = '[gateway.g]\ntype = "discard"\n[gateway.both]\ntype = "copy"\ngateways = "g"\n'
     assert checked(folder, more)[1] == ["DIR/mailgw.toml:20: warning: [gateway.both] is not used: no route names it"]

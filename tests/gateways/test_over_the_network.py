@@ -285,7 +285,10 @@ def test_names_that_lead_nowhere(names: Any, text: str) -> None:
     assert text in outcome.reply.text
 
 
-@pytest.mark.parametrize("address", ["", [], "host:port", "[::1", "a:b:c", "host:0", "host:99999", "unix:relative"])
+NO_ADDRESSES = ["", [], "host:port", "[::1", "a:b:c", "host:0", "host:99999", "unix:relative", "/run/lmtp", "a b", "a/b:25"]
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES)
 def test_addresses_that_are_none(address: Any) -> None:
     with pytest.raises(ValueError, match=r"is no address|is empty"):
         Smarthost(address, **given(Network({})))
