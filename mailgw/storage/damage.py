@@ -8,7 +8,7 @@ begun (``synchronous = FULL``): frames of this log behind a commit that cannot b
 import sqlite3
 import struct
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -130,23 +130,35 @@ def highest_number(folder: Folder, base: int, now: float) -> int:
     return max(numbers) + _MARGIN
 
 
-def set_aside(folder: Folder) -> Path:
+def set_aside(folder: Folder, why: str) -> Path:
     """Move a damaged database, its log and the big messages into a folder of their own, a state folder again, and give that.
 
-    Raises OSError.
+    Whoever died in the midst of it is followed by the next start, which goes on with the same folder. Raises OSError.
     """
-    aside = folder.path / f"damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
-    aside.mkdir(mode=0o700)
-    folder.content.rename(aside / folder.content.name)
-    folder.database.rename(aside / folder.database.name)
+    with suppress(OSError):  # a disk that takes nothing more
+        mark(folder, why)  # what is left of it may look whole
     log = Path(f"{folder.database}-wal")
-    if log.exists():
-        log.rename(aside / log.name)
-    Path(f"{folder.database}-shm").unlink(missing_ok=True)
-    folder.suspect.unlink(missing_ok=True)
-    folder.make()
+    aside = _begun(folder, log) or folder.path / f"damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
+    aside.mkdir(mode=0o700, exist_ok=True)
+    # The database last: with it, the folder is complete.
+    for path in (folder.content, log):
+        if path.exists() and not (aside / path.name).exists():
+            path.rename(aside / path.name)
+    folder.database.rename(aside / folder.database.name)
     sync(aside)
+    for left in (log, Path(f"{folder.database}-shm"), folder.suspect):
+        left.unlink(missing_ok=True)
+    folder.make()
     return aside
+
+
+def _begun(folder: Folder, log: Path) -> Path | None:
+    """The folder in which somebody before us has begun, and not ended: what it has already, here is none of but an empty one."""
+    full = {folder.content.name: any(folder.content.iterdir()), log.name: log.exists() and log.stat().st_size > 0}
+    for path in map(Path, damaged_folders(folder.path)):
+        if not (path / folder.database.name).exists() and not any(full[name] and (path / name).exists() for name in full):
+            return path
+    return None
 
 
 def damaged_folders(folder: Path) -> list[str]:

@@ -104,7 +104,7 @@ class SqliteStore:
             if found:
                 if not start_new:
                     raise StoreDamaged(f"{where.database} is damaged: {found}")
-                base, aside = highest_number(where, base, time()), set_aside(where)
+                base, aside = highest_number(where, base, time()), set_aside(where, found)
             database = connect(where.database, base)
             try:
                 database.execute(sql.SWEEP_DESTINATIONS)

@@ -3,6 +3,8 @@
 import random
 import shutil
 import sqlite3
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -252,6 +254,45 @@ def test_what_can_be_read_is_queued_again(crashed, pump, spoil):
     assert set(pump.run(store.waiting())) <= ({HERE, Destination("", "")} if spoil is zero_page else {HERE})
     again = Recovering(store, crashed, store.aside)
     assert pump.run(again.some(next(crashed.glob("damaged-*")).name)) == {"recovered": 0, "unreadable": [], "left": 0}
+    pump.run(store.close())
+
+
+@pytest.mark.parametrize("spoil", [unspoilt, drop_page], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("renames", [0, 1, 2, 3])
+def test_a_queue_that_was_half_set_aside_stays_together(crashed, pump, monkeypatch, spoil, renames):
+    spoil(crashed)
+    done, rename = [], Path.rename
+
+    def last(path, target):
+        if len(done) == renames:
+            raise OSError("as if it died here")
+        done.append(target)
+        return rename(path, target)
+
+    with monkeypatch.context() as dying, suppress(StoreUnavailable):
+        dying.setattr(Path, "rename", last)
+        pump.run(SqliteStore.open(crashed, pump, start_new=True).close())
+    store = SqliteStore.open(crashed, pump, start_new=True)
+    recovered, unreadable = recover_all(store, pump, crashed)
+    if spoil is unspoilt:
+        assert (recovered, unreadable) == (60, [])
+        assert b"y" * 300_000 in [pump.run(store.content(entry.message)).read() for entry in pump.run(store.find(Selection(limit=1000)))]
+    assert recovered + len(unreadable) == 60
+    pump.run(store.close())
+
+
+@pytest.mark.parametrize("left", [["content"], ["queue.db-wal"], ["content", "queue.db-wal"]], ids="+".join)
+def test_a_queue_is_not_put_to_what_is_left_of_an_older_one(crashed, pump, left):
+    older = crashed / "damaged-20260105T100000000000Z"
+    older.mkdir()
+    for name in left:  # somebody has taken its database away
+        (shutil.copytree if name == "content" else shutil.copy)(crashed / name, older / name)
+    before = sorted(older.rglob("*"))
+    unspoilt(crashed)
+    store = SqliteStore.open(crashed, pump, start_new=True)
+    assert sorted(older.rglob("*")) == before
+    older.rename(crashed / "older")
+    assert recover_all(store, pump, crashed) == (60, [])
     pump.run(store.close())
 
 
