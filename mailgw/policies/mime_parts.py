@@ -96,7 +96,7 @@ def _names(number: int, part: Message) -> tuple[str, ...]:
             raise Unseen(f"part {number} has more than one boundary")
         names.update((decoded(_collapsed(said)).strip(), None) for key, (_, said) in zip(keys, given, strict=True) if key in _PARAMETERS)
         # A comment may follow, which the parser takes for a part of the name.
-        names.update((match[1], None) for match in _BARE_NAME.finditer(text))
+        names.update((match[1], None) for match in _BARE_NAME.finditer(text) if match[2])
     names.pop("", None)
     return tuple(names)
 
@@ -134,7 +134,7 @@ def _data(number: int, part: Message) -> bytes:
 
 _NAMING = ("content-disposition", "content-type")
 _PARAMETERS = ("filename", "name")
-_BARE_NAME = re.compile(r"name\*?\s*=\s*([^\s\";(]+)[\s(]", re.IGNORECASE)
+_BARE_NAME = re.compile(r"name\*?\s*+=\s*+([^\s\";(]++)([\s(]?)", re.IGNORECASE)  # without looking at anything twice
 _ENCODED = ("base64", "quoted-printable")
 _MESSAGES = ("message/rfc822", "message/global", "message/news")
 _COMMENT = re.compile(r"\([^()]*\)")
