@@ -16,7 +16,7 @@ from mailgw.login.throttle import Throttling
 from mailgw.problems import Place, Report
 from mailgw.queue.retry import Schedule
 from mailgw.settings import DERIVED, Context, Network, Part
-from mailgw.values.address import Address, parse_domain
+from mailgw.values.address import Address, BadAddress, parse_domain
 from mailgw.values.quantities import Duration, Size
 from mailgw.values.secret import Secret
 
@@ -35,9 +35,18 @@ __all__ = [
     "Server",
     "Tls",
     "parse_domain_pattern",
+    "parse_hostname",
 ]
 
 MOST_WORKERS = 64
+
+
+def parse_hostname(text: str) -> str:
+    """A domain that is no IPv4 address: in EHLO that would be a literal, in brackets (RFC 5321 §4.1.3). Raises BadAddress."""
+    domain = parse_domain(text)
+    if domain.rpartition(".")[2].isdigit():
+        raise BadAddress("an address is no host name")
+    return domain
 
 
 def parse_domain_pattern(text: str) -> str:
@@ -65,7 +74,7 @@ def parse_name_server(text: str) -> tuple[str, int]:
 class Server:
     """[server]: who we are."""
 
-    hostname: Annotated[str, parse_domain]  # greeting, EHLO, Received:, DSN Reporting-MTA
+    hostname: Annotated[str, parse_hostname]  # greeting, EHLO, Received:, DSN Reporting-MTA
     state: Path  # queue, decision records, caches
     postmaster: Address = field(default=Factory(lambda self: Address("postmaster", self.hostname), takes_self=True))
     resolvers: tuple[Annotated[tuple[str, int], parse_name_server], ...] = ()  # empty: /etc/resolv.conf

@@ -213,3 +213,11 @@ def test_as_many_workers_as_cpus() -> None:
 def test_metrics() -> None:
     assert small().admin.metrics == ""
     assert small('[admin]\nmetrics = "tcp:9115:interface=127.0.0.1"\n').admin.metrics == "tcp:9115:interface=127.0.0.1"
+
+
+def test_an_address_is_no_host_name() -> None:
+    with pytest.raises(BadConfiguration) as caught:
+        small(old="MX.Bücher.example", new="192.0.2.1")
+    assert [str(problem) for problem in caught.value.problems] == [
+        'small.toml:2: [server] hostname: "192.0.2.1": an address is no host name'
+    ]
