@@ -12,7 +12,7 @@ from mailgw.interfaces import StoreFull, StoreUnavailable
 from mailgw.journal import Accepted, Connected, Discarded, Disconnected, Held, Introduced, Refused
 from mailgw.receive.asking import Asked
 from mailgw.receive.authentication import ExchangeEnded, authenticate
-from mailgw.receive.disowning import disowned
+from mailgw.receive.disowning import EndlessHeader, disowned
 from mailgw.receive.intake import NO_ROOM, Intake
 from mailgw.receive.introduction import greeted, introduced, together
 from mailgw.receive.reception import Gone, Reception, Wire
@@ -59,6 +59,7 @@ _TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "too many recipients")
 _TROUBLE = Reply(451, "4.3.0", "local problem, try again later")
 _FULL = Reply(452, "4.3.1", "out of space, try again later")
 _LOOP = Reply(554, "5.4.6", "too many hops: this message is going in circles")
+_LONG_HEADER = Reply(554, "5.6.0", "header section is longer than 1 MiB")
 _DISCARDED = Reply(250, "2.0.0", "ok")
 _NO_ALIAS = Reply(550, "5.1.1", "no such list or alias")
 _IDLE = Reply(421, "4.4.2", "waited too long")
@@ -443,6 +444,9 @@ class Conversation:
             content = disowned(content, reception.identity.hostname)
             if starts_folded(content):
                 added += b"\r\n"  # white space at the very beginning would continue our own field: it becomes body
+        except EndlessHeader:
+            await self._refuse("data", Ruling("content", _LONG_HEADER))
+            return
         except OSError as problem:
             await self._refuse("data", Ruling("store", _TROUBLE, str(problem)))
             return

@@ -12,17 +12,22 @@ from mailgw.receive.trace import starts_folded
 from mailgw.senderauth.results import is_named
 from mailgw.values.content import Content
 
-__all__ = ["INSTEAD", "disowned"]
+__all__ = ["INSTEAD", "LONGEST_HEADER", "EndlessHeader", "disowned"]
 
 _NAME = b"authentication-results"
 INSTEAD = b"X-Foreign-Auth-Results"
 # What repeats gives nothing back: to remember where it could would take hundreds of times the memory of a long field.
 _FIELD = re.compile(rb"(?:\A|[\r\n])(authentication-results)[ \t]*+:([^\r\n]*+(?:(?:\r\n|[\r\n])[ \t][^\r\n]*+)*+)", re.IGNORECASE)
+LONGEST_HEADER = 1024 * 1024  # octets
 _MOST_READ = 64 * 1024  # octets of all such fields of a message; those beyond are not trusted to speak for somebody else
 
 
+class EndlessHeader(Exception):
+    """The header section is longer than `LONGEST_HEADER`: nobody can be sure what it holds, and to look at all of it would take long."""
+
+
 def disowned(content: Content, authserv_id: str) -> Content:
-    """The same message, if no field in it speaks for ``authserv_id``. A file is written in place. Raises OSError."""
+    """The same message, if no field in it speaks for ``authserv_id``. A file is written in place. Raises EndlessHeader, OSError."""
     original = content.original
     if isinstance(original, bytes):
         end = original.find(b"\r\n\r\n")
@@ -39,7 +44,9 @@ def disowned(content: Content, authserv_id: str) -> Content:
     if starts_folded(content):
         return content
     with original.open("r+b") as file, mmap(file.fileno(), 0, access=ACCESS_WRITE) as whole:
-        end = whole.find(b"\r\n\r\n")
+        end = whole.find(b"\r\n\r\n", 0, LONGEST_HEADER + 4)
+        if end < 0 and len(whole) > LONGEST_HEADER:
+            raise EndlessHeader
         head = whole[:] if end < 0 else whole[:end]
         if _NAME in head.lower():
             for at in _claims(head, authserv_id):

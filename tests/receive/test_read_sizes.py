@@ -71,13 +71,13 @@ def wire(tmp_path):
 
 def test_more_in_the_middle_of_a_big_message(wire):
     assert wire.say(b"DATA\r\n").startswith(b"354 ")
-    assert wire.say(LINE * 100_000 + b".\r\n") == b"250 2.0.0 queued as 1\r\n"
+    assert wire.say(b"A: b\r\n\r\n" + LINE * 100_000 + b".\r\n") == b"250 2.0.0 queued as 1\r\n"
     assert max(wire.widths) == CONTENT
 
 
 def test_as_usual_again_when_it_is_over(wire):
     wire.say(b"DATA\r\n")
-    wire.say(LINE * 100_000 + b".\r\n")
+    wire.say(b"A: b\r\n\r\n" + LINE * 100_000 + b".\r\n")
     wire.say(b"NOOP\r\n")
     assert wire.transport.bufferSize == USUAL
 

@@ -257,6 +257,18 @@ def test_big_messages_come_by_file(tmp_path, monkeypatch):
     assert parcel.content.read() == parcel.content.added + b"".join(lines)
 
 
+def test_a_header_section_without_an_end(tmp_path):
+    one = server(store=InProcessStore(tmp_path), incoming=tmp_path)
+    talk = in_data(one)
+    for _ in range(18):
+        talk.say((b"A: " + b"x" * 57 + b"\r\n") * 1000)
+    assert talk.say(b".\r\n") == "554 5.6.0 header section is longer than 1 MiB\r\n"
+    assert one.notes.of(Refused)[0].by == "content"
+    assert one.parcels == []
+    assert list(tmp_path.glob("message-*")) == []
+    assert talk.say("NOOP") == "250 2.0.0 ok\r\n"
+
+
 class SmallRoom:
     """A disk with room for so many octets of new mail."""
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailgw.receive.disowning import INSTEAD, disowned
+from mailgw.receive.disowning import INSTEAD, LONGEST_HEADER, EndlessHeader, disowned
 from mailgw.senderauth.results import BadResults, authentication_results, is_named, parse_results
 from mailgw.values.content import Content
 from mailgw.values.decision import AuthResult
@@ -156,6 +156,27 @@ def test_fields_in_our_name_lose_it(tmp_path, where, original, places):
     assert changed.read() == expected
     assert changed.original_size == len(original)
     assert (changed is content) == (where == "file" or not places)
+
+
+@pytest.mark.parametrize(
+    ("header", "is_endless"),
+    [
+        pytest.param(LONGEST_HEADER, False, id="as-long-as-may-be"),
+        pytest.param(LONGEST_HEADER + 1, True, id="one-octet-more"),
+        pytest.param(50 * LONGEST_HEADER, True, id="all-of-a-big-message"),
+    ],
+)
+def test_a_header_section_has_a_bound(tmp_path, header, is_endless):
+    whole = b"A: x\r\n" * (header // 6)
+    whole += b"x" * (header - len(whole)) + b"\r\n\r\n" + OURS + b"\r\n" * 10
+    (tmp_path / "message").write_bytes(whole)
+    content = Content(tmp_path / "message", len(whole))
+    if is_endless:
+        with pytest.raises(EndlessHeader):
+            disowned(content, US)
+    else:
+        assert disowned(content, US) is content
+    assert content.read() == whole
 
 
 @pytest.mark.parametrize("value", [b'"', b"("], ids=["quoted", "comment"])
