@@ -7,7 +7,7 @@ Not to be imported before the reactor is chosen, as `mailgw.fetching.pop3`.
 from base64 import b32encode
 from collections import Counter
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 from random import Random
 from typing import Any
 
@@ -16,6 +16,7 @@ from twisted.internet.protocol import Factory
 
 from mailgw.fetching.letting_in import Fetching
 from mailgw.fetching.pop3 import Pop3Protocol
+from mailgw.values.facts import one_client
 
 __all__ = ["Pop3Factory"]
 
@@ -35,7 +36,7 @@ class Pop3Factory(Factory):
         self._max_sessions = max_sessions
         self._max_per_client = max_sessions_per_client
         self._there: set[Pop3Protocol] = set()
-        self._by_client: Counter[IPv4Address | IPv6Address] = Counter()
+        self._by_client: Counter[IPv4Address | int] = Counter()
 
     @property
     def sessions(self) -> int:
@@ -47,19 +48,24 @@ class Pop3Factory(Factory):
         return Pop3Protocol(self, addr, b32encode(self._randomness.randbytes(5)).decode())
 
     def enter(self, protocol: Pop3Protocol) -> bytes:
-        """Count a session in; gives a text if there are too many."""
-        self._there.add(protocol)
-        self._by_client[protocol.ip] += 1
-        if len(self._there) > self._max_sessions:
+        """Count a session in; or give a text if there are too many."""
+        client = one_client(protocol.ip)
+        if len(self._there) >= self._max_sessions:
             return b"[SYS/TEMP] too many connections, try again later"
-        return b"[SYS/TEMP] too many connections from your address" if self._by_client[protocol.ip] > self._max_per_client else b""
+        if self._by_client[client] >= self._max_per_client:
+            return b"[SYS/TEMP] too many connections from your address"
+        self._there.add(protocol)
+        self._by_client[client] += 1
+        return b""
 
     def leave(self, protocol: Pop3Protocol) -> None:
-        """Count a session out."""
-        self._there.discard(protocol)
-        self._by_client[protocol.ip] -= 1
-        if not self._by_client[protocol.ip]:
-            del self._by_client[protocol.ip]
+        """Count a session out, if it was counted in."""
+        if protocol in self._there:
+            client = one_client(protocol.ip)
+            self._there.discard(protocol)
+            self._by_client[client] -= 1
+            if not self._by_client[client]:
+                del self._by_client[client]
 
     def clock_was_set(self, by: float) -> None:
         """No session keeps a time of day."""

@@ -35,7 +35,7 @@ from mailgw.receive.reception import Gone, Reception
 from mailgw.smtp.sasl import Channel
 from mailgw.smtp.server import ServerEngine
 from mailgw.tls import facts_of
-from mailgw.values.facts import ClientFacts, TlsFacts
+from mailgw.values.facts import ClientFacts, TlsFacts, one_client
 from mailgw.values.reply import Reply
 
 __all__ = ["SmtpFactory", "SmtpProtocol"]
@@ -393,7 +393,7 @@ class SmtpFactory(Factory):
         """Count a session in; gives a 421 if there are too many."""
         full = self.sessions >= self._max_sessions or self._closing or self._is_crowded()
         self._sessions.add(protocol)
-        client = _who(ip)
+        client = one_client(ip)
         self._by_client[client] += 1
         if self._sweeper is None:
             self._sweeper = self.reception.clock.callLater(_SWEEP, self._sweep)
@@ -410,7 +410,7 @@ class SmtpFactory(Factory):
         """Count a session out."""
         self._sessions.discard(protocol)
         self._refused.discard(protocol)
-        client = _who(ip)
+        client = one_client(ip)
         self._by_client[client] -= 1
         if not self._by_client[client]:
             del self._by_client[client]
@@ -467,8 +467,3 @@ class SmtpFactory(Factory):
 def _fire(_: object, ended: "Deferred[None]") -> None:
     if not ended.called:
         ended.callback(None)
-
-
-def _who(ip: IPv4Address | IPv6Address) -> IPv4Address | int:
-    # An IPv6 client has a whole /64 to come from (RFC 6177).
-    return ip if isinstance(ip, IPv4Address) else int(ip) >> 64

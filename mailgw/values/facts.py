@@ -11,10 +11,15 @@ from mailgw.values.content import Content
 from mailgw.values.decision import AuthResult
 from mailgw.values.reply import Reply
 
-__all__ = ["UNKNOWN_IP", "ClientFacts", "ContentFacts", "RecipientFacts", "RefusalFacts", "SenderFacts", "TlsFacts"]
+__all__ = ["UNKNOWN_IP", "ClientFacts", "ContentFacts", "RecipientFacts", "RefusalFacts", "SenderFacts", "TlsFacts", "one_client"]
 
 UNKNOWN_IP = IPv4Address("0.0.0.0")  # noqa: S104  # nobody's address (RFC 1122 §3.2.1.3), so in nobody's network
 """The address of a client for which a load balancer or proxy speaks without knowing it."""
+
+
+def one_client(ip: IPv4Address | IPv6Address) -> IPv4Address | int:
+    """What counts as one client: an IPv4 address, or the /64 that an IPv6 client has to come from (RFC 6177), as a number."""
+    return ip if isinstance(ip, IPv4Address) else int(ip) >> 64
 
 
 @frozen(kw_only=True)

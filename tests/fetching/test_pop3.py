@@ -326,12 +326,24 @@ def test_silence(house):
 
 def test_too_many_sessions(tmp_path):
     house = House(tmp_path, max_sessions=3, max_sessions_per_client=2)
-    talks = [house.connect(ip) for ip in ("192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2")]
-    assert [talk.heard()[:14] for talk in talks] == ["+OK POP3 ready", "+OK POP3 ready", "-ERR [SYS/TEMP", "-ERR [SYS/TEMP"]
-    for talk in talks:
+    clients = ("192.0.2.1", "192.0.2.1", "192.0.2.1", "2001:db8::1", "2001:db8::2")
+    talks = [house.connect(ip) for ip in clients]
+    good, theirs = "+OK POP3 ready", "-ERR [SYS/TEMP] too many connections from your address"
+    alls = "-ERR [SYS/TEMP] too many connections, try again later"
+    assert [talk.heard().strip() for talk in talks] == [good, good, theirs, good, alls]
+    talks[2].protocol.connectionLost()
+    talks[4].protocol.connectionLost()
+    assert house.factory.sessions == 3
+    for talk in (talks[0], talks[1], talks[3]):
         talk.protocol.connectionLost()
     assert house.factory.sessions == 0
     assert house.connect("192.0.2.1").heard() == "+OK POP3 ready\r\n"
+
+
+def test_an_ipv6_client_has_one_network(tmp_path):
+    house = House(tmp_path, max_sessions_per_client=1)
+    talks = [house.connect(ip) for ip in ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")]
+    assert [talk.heard()[:4] for talk in talks] == ["+OK ", "-ERR", "+OK "]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64])
