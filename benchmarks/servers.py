@@ -27,6 +27,7 @@ _MAILGW = """\
 [server]
 hostname = "mx.example.org"
 state = "state"
+shutdown_grace = "1s"
 {server}
 [listen.mx]
 kind = "relay"
