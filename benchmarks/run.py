@@ -80,7 +80,7 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--quick", action="store_true", help="one turn with a tenth of the messages: does everything work?")
     options.add_argument("--scale", type=float, default=1.0, help="how much of everything is done in a turn (%(default)s)")
-    options.add_argument("--rounds", type=int, default=3, help="turns of each server at each case, at most (%(default)s)")
+    options.add_argument("--rounds", type=int, help="turns of each server at each case; default: three of most")
     options.add_argument("--only", default="", help="cases with this in their name")
     options.add_argument("--servers", default=",".join(SERVERS), help="%(default)s")
     options.add_argument("--folder", type=Path, help="on whose disk queues are kept; default: that of temporary files")
@@ -103,9 +103,10 @@ def main() -> int:
     for name, case in cases.items():
         those = those_who_can(case, servers, left_out)
         turns[name] = {server.name: [] for server in those}
-        for number in range(min(rounds, case.rounds)):
+        many = rounds or case.rounds
+        for number in range(many):
             for server in those:
-                say(f"{name}: {server.name}, {number + 1} of {min(rounds, case.rounds)}")
+                say(f"{name}: {server.name}, {number + 1} of {many}")
                 turns[name][server.name].append(turn(case, server, scale, chosen.folder))
     results = {name: {server: medians(figures) for server, figures in rows.items()} for name, rows in turns.items()}
     print("\n".join(markdown((cases[name], rows, turns[name]) for name, rows in results.items())))
