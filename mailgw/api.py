@@ -62,6 +62,7 @@ from mailgw.values.decision import (
     reject,
 )
 from mailgw.values.delivery import (
+    AskedGateway,
     Envelope,
     Fate,
     GatewayName,
@@ -87,6 +88,7 @@ __all__ = [
     "AccountsUnavailable",
     "Address",
     "Answer",
+    "AskedGateway",
     "AuthResult",
     "BadAddress",
     "ClientFacts",

@@ -14,7 +14,7 @@ from zope.interface.interface import InterfaceClass
 
 from mailgw.components import POLICIES, build
 from mailgw.config.matrix import find_open_relays
-from mailgw.config.members import Gateways, check_members, check_named
+from mailgw.config.members import Gateways, cannot_be_asked, check_members, check_named
 from mailgw.config.model import Configuration, Listener, PermitRule, RouteRule
 from mailgw.config.reading import read
 from mailgw.credentials import IAccounts
@@ -35,6 +35,7 @@ from mailgw.interfaces import (
 from mailgw.login.checker import as_part
 from mailgw.login.portal import Accounts
 from mailgw.policies.relay import Permit
+from mailgw.policies.verify_recipient import VerifyRecipient
 from mailgw.problems import BadConfiguration, Problem, Report, nearest
 from mailgw.queue.retry import Schedule
 from mailgw.receive.asking import Asked, Rules
@@ -162,7 +163,6 @@ class _Building:
         for name, policy in configuration.policy.items():
             component = build(policy.part, POLICIES, house, configuration.context, self.report)
             if component is not None:
-                check_named(component, policy.part, configuration, self.report)
                 self.policies[name] = Asked(
                     name,
                     component,
@@ -184,6 +184,8 @@ class _Building:
             component = build(gateway.part, (IGateway,), house, configuration.context, self.report)
             if component is not None:
                 gateways.by_name[name] = component
+        for name, asked in self.policies.items():
+            check_named(asked.component, configuration.policy[name].part, configuration, gateways, self.report)
         accounts = {}
         for name, one in configuration.accounts.items():
             component = build(as_part(one.part), (IAccounts,), self.house, configuration.context, self.report)
@@ -232,11 +234,14 @@ class _Building:
             house = {**self.house, IGateways: self.gateways}
             recipients = build(rule.recipients_of, (IRecipientPolicy,), house, self.configuration.context, self.report)
             if recipients is not None:
-                check_named(recipients, rule.recipients_of, self.configuration, self.report)
+                check_named(recipients, rule.recipients_of, self.configuration, self.gateways, self.report)
+            asks_own = isinstance(recipients, VerifyRecipient) and not recipients.gateway and "unasked" not in rule.recipients_of.settings
+            if asks_own and (problem := cannot_be_asked(rule.gateway, self.configuration, self.gateways)):
+                self.report.warning((*rule.at, "recipients"), f"{problem}; all recipients pass")
         if rule.part is not None:
             route = build(rule.part, (IRoute,), self.house, self.configuration.context, self.report)
             if route is not None:
-                check_named(route, rule.part, self.configuration, self.report)
+                check_named(route, rule.part, self.configuration, self.gateways, self.report)
         else:
             route = self.built_in_route(rule)
         return None if route is None else Rule(rule.name, route, recipients, self.configuration.where(rule.at))

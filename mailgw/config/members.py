@@ -8,12 +8,12 @@ from attrs import define, field
 from zope.interface import implementer
 
 from mailgw.config.model import Configuration
-from mailgw.interfaces import IDomainGateway, IGateway, IGateways
+from mailgw.interfaces import IAskableGateway, IDomainGateway, IGateway, IGateways
 from mailgw.problems import Place, Report, nearest
 from mailgw.settings import Part
-from mailgw.values.delivery import GatewayName
+from mailgw.values.delivery import AskedGateway, GatewayName
 
-__all__ = ["Gateways", "check_members", "check_named"]
+__all__ = ["Gateways", "cannot_be_asked", "check_members", "check_named"]
 
 
 @implementer(IGateways)
@@ -47,11 +47,21 @@ def check_members(configuration: Configuration, gateways: Gateways, report: Repo
     return frozenset(member for named in members.values() for _, member in named)
 
 
-def check_named(component: Any, part: Part, configuration: Configuration, report: Report) -> None:
-    """See that the names of gateways in a policy's or route's settings are those of gateways."""
+def check_named(component: Any, part: Part, configuration: Configuration, gateways: Gateways, report: Report) -> None:
+    """See that the names of gateways in a policy's or route's settings are those of gateways, and that who is asked can be."""
     for below, named in _named(component):
         if named not in configuration.gateway:
             report.error((*part.at, below[0]), f"there is no [gateway.{named}]{nearest(named, configuration.gateway)}")
+        elif isinstance(named, AskedGateway) and (problem := cannot_be_asked(named, configuration, gateways)):
+            report.error((*part.at, below[0]), problem)
+
+
+def cannot_be_asked(name: str, configuration: Configuration, gateways: Gateways) -> str:
+    """Why nobody can be asked about addresses through a gateway; empty: that can be done, or the gateway could not be made."""
+    if name not in gateways.by_name or IAskableGateway.providedBy(gateways.by_name[name]):
+        return ""
+    kind = configuration.gateway[name].part.type
+    return f'"{name}" is a gateway of type "{kind}", which cannot be asked about addresses; lmtp, mx and smarthost can'
 
 
 def _named(component: Any) -> Iterator[tuple[Place, GatewayName]]:

@@ -8,7 +8,7 @@ from mailgw.interfaces import IGateways, IMemory, IRecipientPolicy
 from mailgw.policies.action import Action, act
 from mailgw.policies.call_out import CallOut, cannot_ask
 from mailgw.values.decision import Decision, Evidence, defer, proceed, reject
-from mailgw.values.delivery import GatewayName
+from mailgw.values.delivery import AskedGateway
 from mailgw.values.facts import RecipientFacts
 from mailgw.values.quantities import Duration
 
@@ -25,7 +25,7 @@ class VerifyRecipient:
     route it is asked about that route's recipients only.
     """
 
-    gateway: GatewayName | None = None
+    gateway: AskedGateway | None = None
     """Another gateway that knows the recipients; none: that of the route."""
     keep_known: Duration = 86400.0
     keep_unknown: Duration = 600.0

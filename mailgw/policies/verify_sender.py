@@ -12,7 +12,7 @@ from mailgw.policies.action import Action, act
 from mailgw.policies.call_out import CallOut, cannot_ask
 from mailgw.values.address import parse_domain
 from mailgw.values.decision import Decision, Evidence, proceed
-from mailgw.values.delivery import GatewayName
+from mailgw.values.delivery import AskedGateway
 from mailgw.values.facts import SenderFacts
 from mailgw.values.quantities import Duration, Rate
 
@@ -29,7 +29,7 @@ class VerifySender:
     logged in. Questions to one domain are limited; what cannot be asked is ``unsure``.
     """
 
-    gateway: GatewayName
+    gateway: AskedGateway
     """The gateway that asks: one of type mx."""
     domains: list[Annotated[str, parse_domain]] = field(factory=list)
     """Only senders there, and below, are asked about; none: all."""

@@ -11,6 +11,7 @@ from mailgw.values.content import Content
 from mailgw.values.reply import Reply
 
 __all__ = [
+    "AskedGateway",
     "Body",
     "Destination",
     "Envelope",
@@ -77,6 +78,12 @@ class GatewayName(str):
     def parse(cls, text: str) -> "GatewayName":
         """Take the text as it is."""
         return cls(text)
+
+
+class AskedGateway(GatewayName):
+    """A `GatewayName` of one that is asked about addresses: that it can be (IAskableGateway) is checked, too."""
+
+    __slots__ = ()
 
 
 @frozen

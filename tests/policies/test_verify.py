@@ -302,3 +302,64 @@ def test_a_gateway_that_is_not_there_is_found_before_the_start(tmp_path: Path) -
         'mailgw.toml:10: [policy.known] gateway: there is no [gateway.mailbox]; did you mean "mailboxes"?',
         "mailgw.toml:14: [[route]] recipients, gateway: there is no [gateway.other]",
     ]
+
+
+UNASKED = """\
+[server]
+hostname = "mx.example.org"
+state = "state"
+[listen.mx]
+kind = "relay"
+endpoint = "tcp:2525"
+policies = ["known", "call-out"]
+[policy.known]
+type = "verify-recipient"
+gateway = "both"
+[policy.call-out]
+type = "verify-sender"
+gateway = "nowhere"
+[[route]]
+to = "example.org"
+gateway = "boxes"
+recipients = { type = "verify-recipient" }
+[[route]]
+to = "example.net"
+gateway = "nowhere"
+recipients = { type = "verify-recipient", gateway = "nowhere" }
+[[route]]
+otherwise = true
+gateway = "boxes"
+recipients = { type = "verify-recipient", unasked = "defer" }
+[gateway.nowhere]
+type = "discard"
+[gateway.boxes]
+type = "maildir"
+path = "mail"
+[gateway.both]
+type = "fail-over"
+gateways = ["inside"]
+[gateway.inside]
+type = "lmtp"
+address = "127.0.0.1:24"
+"""
+CANNOT = "which cannot be asked about addresses; lmtp, mx and smarthost can"
+
+
+def test_a_gateway_that_cannot_be_asked_is_found_before_the_start(tmp_path: Path) -> None:
+    with pytest.raises(BadConfiguration) as caught:
+        build_parts(read_text(UNASKED, "mailgw.toml", tmp_path), still_house())
+    assert [str(problem) for problem in caught.value.problems] == [
+        f'mailgw.toml:10: [policy.known] gateway: "both" is a gateway of type "fail-over", {CANNOT}',
+        f'mailgw.toml:13: [policy.call-out] gateway: "nowhere" is a gateway of type "discard", {CANNOT}',
+        f'mailgw.toml:17: warning: [[route]] recipients: "boxes" is a gateway of type "maildir", {CANNOT}; all recipients pass',
+        f'mailgw.toml:21: [[route]] recipients, gateway: "nowhere" is a gateway of type "discard", {CANNOT}',
+    ]
+
+
+ASKABLE = {"lmtp": '"lmtp"\naddress = "127.0.0.1:24"', "smarthost": '"smarthost"\naddress = "127.0.0.1:25"', "mx": '"mx"'}
+
+
+@pytest.mark.parametrize("table", ASKABLE.values(), ids=ASKABLE)
+def test_those_that_can_be_asked_are_taken(table: str, tmp_path: Path) -> None:
+    text = UNASKED.replace('gateway = "both"', 'gateway = "nowhere"').replace('type = "discard"', f"type = {table}")
+    build_parts(read_text(text, "mailgw.toml", tmp_path), still_house())
