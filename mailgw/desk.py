@@ -126,8 +126,13 @@ class Desk:
             }
             for one in self._doors.open
         }
+        certificates = [
+            {"listener": one.listener.name, "name": name, "until": tls.until()}
+            for one in self._doors.open
+            for name, tls in one.certificates().items()
+        ]
         own = self._queue.open[self._queue.own].condition()
-        return {"listeners": listeners, **own, "resolver": self._names(), "faults": self._faults.count}
+        return {"listeners": listeners, "certificates": certificates, **own, "resolver": self._names(), "faults": self._faults.count}
 
     def _names(self) -> Mapping[str, Any]:
         resolver: Any = self._house[IResolver]

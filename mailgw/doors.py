@@ -23,6 +23,7 @@ from mailgw.receive.protocol import SmtpFactory
 from mailgw.reloading import Plan
 from mailgw.sharing import Crowd
 from mailgw.staff import pop3_of, porter_of, reception_of
+from mailgw.tls import ServerTls
 from mailgw.values.facts import ClientFacts
 from mailgw.watchdog import Entrance
 
@@ -131,6 +132,10 @@ class Doors:
     def sessions(self) -> int:
         """How many there are at this moment."""
         return sum(one.sessions() for one in self.open)
+
+    def certificates(self) -> dict[str, ServerTls]:
+        """Those of all listeners, by the names of their [tls.NAME]."""
+        return {name: tls for one in self.open for name, tls in one.certificates().items()}
 
     def present(self) -> list[ClientFacts]:
         """Whose they are."""

@@ -78,6 +78,11 @@ class Open:
         """How many there are at this moment."""
         return sum([inside.sessions for inside in (*self.leaving, self.door.inside) if inside is not None])
 
+    def certificates(self) -> dict[str, ServerTls]:
+        """Those that its clients can get, by the names of their [tls.NAME]; none where nobody speaks TLS."""
+        is_spoken = self.listener.starttls != "never" or any(map(self.listener.is_implicit_tls, self.listener.endpoint))
+        return dict(zip(self.listener.tls, self.tls.several, strict=True)) if self.tls is not None and is_spoken else {}
+
 
 def open_listeners(configuration: Configuration, clock: IReactorTime) -> list[Open]:
     """All listeners with their certificates and aliases, not yet bound. Raises BadConfiguration, OSError, ValueError."""

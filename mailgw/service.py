@@ -18,6 +18,7 @@ from mailgw.assemble import House, Parts, closable, observing
 from mailgw.config.model import Configuration
 from mailgw.desk import Desk, Faults
 from mailgw.doors import Doors, Hall
+from mailgw.expiry import ExpiryWatch
 from mailgw.interfaces import IDialer, IIdentity, IMemory, IObserver, IPostOffice, StoreUnavailable
 from mailgw.journal import Journal
 from mailgw.listening import Binder, CannotBind, bind_page, open_listeners
@@ -95,6 +96,7 @@ class MailGateway(Service):
         self._records: Records | None = None
         self._admin: AdminSocket | None = None
         self._timekeeper = Timekeeper(reactor, self._clock_was_set)
+        self._expiry = ExpiryWatch(self._doors.certificates, reactor)
 
     # ── The start ──
 
@@ -133,6 +135,8 @@ class MailGateway(Service):
         self._admin = AdminSocket(configuration.admin.socket, self.desk, reactor)
         open_socket(self._admin)
         super().startService()  # type: ignore[no-untyped-call]
+        if self._post is None or self._post.number == 1:  # all workers have the same: one says it
+            self._expiry.start()
         for part in self._queue:
             reactor.callWhenRunning(part.dispatcher.start)
         reactor.callWhenRunning(self._ready)
@@ -195,6 +199,7 @@ class MailGateway(Service):
         grace = self._grace
         if self._watchdog is not None:
             self._watchdog.stop()
+        self._expiry.stop()
         allowed = int((grace + _CLOSING) * 1e6)
         self._manager.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={allowed}", "STATUS=Letting sessions and deliveries end")
         began = self._reactor.seconds()

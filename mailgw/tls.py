@@ -5,6 +5,7 @@ Where a listener has several, the name that the client asks for picks one.
 
 import re
 from collections.abc import Sequence, Set
+from datetime import timedelta
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -21,7 +22,9 @@ from zope.interface import implementer
 from mailgw.values.facts import TlsFacts
 from mailgw.values.secret import Secret
 
-__all__ = ["ServerTls", "certificate_of", "facts_of", "is_covered", "names_of"]
+__all__ = ["EXPIRES_SOON", "ServerTls", "certificate_of", "facts_of", "is_covered", "names_of"]
+
+EXPIRES_SOON = timedelta(days=14)  # from then on it is said
 
 _LOOK_EVERY = 1.0  # seconds; a renewed certificate is in use that soon
 
@@ -49,15 +52,21 @@ class ServerTls:
         ``others``: what clients get that ask for a name of theirs (server_name, RFC 6066 §3); the first that has the name itself, else
         the first with a wildcard for it. This one is for all who ask for no name, or for one that nobody has.
         """
-        self._certificate = certificate
+        self.path = certificate
         self._key = key
         self._ask_clients = ask_clients
         self._client_ca = client_ca
-        self._several = (self, *others)
+        self.several = (self, *others)
+        """All that clients can get."""
         self._clock = clock
         self._looked = clock.seconds()
         self._state = self._look()
-        self._context, self._names = self._read()
+        self._context, self._names, self._until = self._read()
+
+    def until(self) -> float:
+        """When what is in use expires, as POSIX seconds: the first certificate of its chain that does. Files that changed are read."""
+        self.getContext()
+        return self._until
 
     def getContext(self) -> SSL.Context:  # noqa: N802
         """The context for the next handshake. Where new files cannot be used, the last good ones stay in use."""
@@ -68,15 +77,15 @@ class ServerTls:
             if state != self._state:
                 self._state = state
                 try:
-                    self._context, self._names = self._read()
-                    _log.info("certificate {path} read again", path=self._certificate)
+                    self._context, self._names, self._until = self._read()
+                    _log.info("certificate {path} read again", path=self.path)
                 except (OSError, ValueError) as problem:
-                    _log.error("certificate {path} cannot be used, the old one stays: {problem}", path=self._certificate, problem=problem)
+                    _log.error("certificate {path} cannot be used, the old one stays: {problem}", path=self.path, problem=problem)
         return self._context
 
     def _look(self) -> tuple[tuple[int, int], ...]:
         states = []
-        for path in (self._certificate, self._key.path, self._client_ca):
+        for path in (self.path, self._key.path, self._client_ca):
             try:
                 status = path.stat() if path is not None else None
             except OSError:
@@ -87,25 +96,25 @@ class ServerTls:
     def _choose(self, connection: SSL.Connection) -> None:
         # Called in the handshake, before anything depends on a certificate. The client may be told nothing about a name that we do not
         # have: many ask for one that is not ours, and do not look at the certificate.
-        contexts = [one.getContext() for one in self._several]
+        contexts = [one.getContext() for one in self.several]
         name = _server_name_of(connection)
-        place = _place_of(name, [one._names for one in self._several]) if name else 0
+        place = _place_of(name, [one._names for one in self.several]) if name else 0
         if place:
             connection.set_context(contexts[place])
             # What OpenSSL has taken over from the first context, and does not change with it.
             connection.set_verify(contexts[place].get_verify_mode(), _note_verified)
 
-    def _read(self) -> tuple[SSL.Context, frozenset[str]]:
+    def _read(self) -> tuple[SSL.Context, frozenset[str], float]:
         try:
             return self._load()
         except (ValueError, TypeError, SSL.Error) as problem:
             if isinstance(problem, _BadClientCa):
                 raise
             why = "does not fit its key" if isinstance(problem, SSL.Error) else f"or its key {self._key} cannot be read: no usable PEM"
-            raise ValueError(f"{self._certificate} {why}") from problem
+            raise ValueError(f"{self.path} {why}") from problem
 
-    def _load(self) -> tuple[SSL.Context, frozenset[str]]:
-        certificates = x509.load_pem_x509_certificates(self._certificate.read_bytes())
+    def _load(self) -> tuple[SSL.Context, frozenset[str], float]:
+        certificates = x509.load_pem_x509_certificates(self.path.read_bytes())
         chain = [X509.from_cryptography(one) for one in certificates]
         key = PKey.from_cryptography_key(load_pem_private_key(self._key.read(), None))  # type: ignore[arg-type]
         options = CertificateOptions(
@@ -117,9 +126,9 @@ class ServerTls:
             _trust(context, self._client_ca)
         if self._ask_clients or self._client_ca is not None:
             context.set_verify(SSL.VERIFY_PEER, _note_verified)
-        if len(self._several) > 1:
+        if len(self.several) > 1:
             context.set_tlsext_servername_callback(self._choose)
-        return context, names_of(certificates[0])
+        return context, names_of(certificates[0]), min(one.not_valid_after_utc for one in certificates).timestamp()
 
 
 class _BadClientCa(ValueError):

@@ -15,7 +15,7 @@ FLOORS = (
     {"values"},
     {"interfaces", "credentials", "given", "journal", "problems"},
     {"smtp", "senderauth", "routing", "tls", "settings", "notify", "patience", "timekeeping", "descriptors"},
-    {"receive", "policies", "queue", "routes", "gateways", "storage", "login", "fetching", "dns", "observe", "watchdog"},
+    {"receive", "policies", "queue", "routes", "gateways", "storage", "login", "fetching", "dns", "observe", "watchdog", "expiry"},
     {"components", "config", "plugin_code"},
     {"assemble", "staff", "safekeeping"},
     {

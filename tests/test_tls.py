@@ -42,8 +42,9 @@ def folder(tmp_path, authority):
     return tmp_path
 
 
-def certify(folder, authority, name, *hosts):
-    authority.issue_cert(*hosts, key_type=trustme.KeyType.ECDSA).private_key_and_cert_chain_pem.write_to_path(folder / f"{name}.new")
+def certify(folder, authority, name, *hosts, until=None):
+    issued = authority.issue_cert(*hosts, key_type=trustme.KeyType.ECDSA, not_after=until)
+    issued.private_key_and_cert_chain_pem.write_to_path(folder / f"{name}.new")
     (folder / f"{name}.new").rename(folder / name)
 
 
@@ -178,6 +179,35 @@ def test_each_is_read_again(folder, authority, which):
     (folder / which).write_text("half of a certificate")
     clock.advance(2)
     assert serial() == after
+
+
+def expires(folder, authority, name, until):
+    certify(folder, authority, name, *NAMES[name], until=until)
+    return until.timestamp()
+
+
+def test_when_it_expires(folder, authority):
+    clock, end = Clock(), datetime(2050, 1, 2, 3, 4, 5, tzinfo=UTC)
+    at = expires(folder, authority, "brand", end)
+    tls = server_tls(folder, "mx", "brand", clock=clock)
+    first, second = tls.several
+    assert second.until() == at
+    assert first.until() not in (at, 0.0)
+    # Nobody has to connect for a renewal to be seen.
+    at = expires(folder, authority, "brand", end + timedelta(days=90))
+    clock.advance(2)
+    assert second.until() == at
+    (folder / "brand").write_text("half of a certificate")
+    clock.advance(2)
+    assert second.until() == at
+
+
+def test_a_chain_expires_with_its_first_certificate_that_does(folder, authority):
+    end = datetime(2050, 1, 2, tzinfo=UTC)
+    expires(folder, authority, "mx", end + timedelta(days=90))
+    expires(folder, authority, "brand", end)
+    (folder / "mx").write_bytes((folder / "mx").read_bytes() + (folder / "brand").read_bytes())
+    assert server_tls(folder, "mx").until() == end.timestamp()
 
 
 def test_new_names_count_at_once(folder, authority):

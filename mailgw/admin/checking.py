@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from attrs import frozen
@@ -18,11 +18,10 @@ from mailgw.login.proofs import can_serve
 from mailgw.problems import BadConfiguration, Place, Problem, Report
 from mailgw.receive.aliases import aliases_of
 from mailgw.settings import CREDENTIALS
-from mailgw.tls import is_covered, names_of
+from mailgw.tls import EXPIRES_SOON, is_covered, names_of
 
 __all__ = ["Checked", "check"]
 
-_EXPIRES_SOON = timedelta(days=14)
 _WITH_PASSWORD = ("SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN")
 
 
@@ -93,7 +92,7 @@ def _check_certificate(tls: Tls, at: Place, now: datetime, report: Report) -> li
             report.error((*at, "certificate"), f"{_subject(certificate)} expired on {certificate.not_valid_after_utc:%Y-%m-%d}")
         elif certificate.not_valid_before_utc > now:
             report.error((*at, "certificate"), f"{_subject(certificate)} is valid only from {certificate.not_valid_before_utc:%Y-%m-%d}")
-        elif certificate.not_valid_after_utc <= now + _EXPIRES_SOON:
+        elif certificate.not_valid_after_utc <= now + EXPIRES_SOON:
             report.warning((*at, "certificate"), f"{_subject(certificate)} expires on {certificate.not_valid_after_utc:%Y-%m-%d}")
     _check_key(tls, chain, (*at, "key"), report)
     if tls.client_ca is not None:

@@ -137,16 +137,17 @@ def status(speaker: Speaker) -> None:
     """Say how the running daemon is.
 
     \b
-    faults      what is a "fault" line in the log, since the start
-    queue       recipients by state; oldest: the arrival of the oldest message
-    store       room: what may still be written before new mail hears 452
-    dispatcher  lanes: destinations that have work or are backed off;
-                active: deliveries under way; waiting: those in memory that
-                wait for their turn; memory: octets of both; unsettled:
-                outcomes that are not on the disk yet; backed off: what
-                cannot be reached
-    resolver    hits, misses: answers from the cache, and others; in flight:
-                questions under way; kept: answers in the cache
+    faults        what is a "fault" line in the log, since the start
+    queue         recipients by state; oldest: the arrival of the oldest message
+    certificates  until: when the first of a chain expires
+    store         room: what may still be written before new mail hears 452
+    dispatcher    lanes: destinations that have work or are backed off;
+                  active: deliveries under way; waiting: those in memory that
+                  wait for their turn; memory: octets of both; unsettled:
+                  outcomes that are not on the disk yet; backed off: what
+                  cannot be reached
+    resolver      hits, misses: answers from the cache, and others; in flight:
+                  questions under way; kept: answers in the cache
     """  # noqa: D301 - \b is for click
     answer = speaker.order("status")
     speaker.note_missing(answer)

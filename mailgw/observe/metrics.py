@@ -50,6 +50,7 @@ GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "mailgw_backed_off_destinations": ("Destinations that cannot be reached and are left alone for a while.", ()),
     "mailgw_dns_questions_in_flight": ("Look-ups that wait for name servers at this moment.", ()),
     "mailgw_store_blocked": ("1 while the queue cannot write down what became of deliveries.", ()),
+    "mailgw_certificate_not_after_timestamp_seconds": ("When a certificate, or another of its chain, expires.", ("listener", "name")),
 }
 """What each of them tells, and the names of its labels."""
 
@@ -115,6 +116,10 @@ def gauges_of(status: Mapping[str, Any], stats: Mapping[str, Any]) -> Samples:
         samples["mailgw_dns_questions_in_flight",] = status["resolver"]["in_flight"]
     for name, listener in status["listeners"].items():
         samples["mailgw_open_sessions", name] = listener["sessions"]
+    for one in status["certificates"]:
+        # Of several workers one may not have read the new files yet, or cannot.
+        key = ("mailgw_certificate_not_after_timestamp_seconds", one["listener"], one["name"])
+        samples[key] = min(one["until"], samples.get(key, one["until"]))
     for row in stats["destinations"]:
         for state in ("waiting", "held"):
             key = ("mailgw_queue_recipients", row["gateway"], state)

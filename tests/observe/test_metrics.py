@@ -82,6 +82,11 @@ def test_nothing_that_a_client_says_is_told():
 STATUS = {
     "uptime": 12.5,
     "listeners": {"mx": {"sessions": 3}},
+    "certificates": [
+        {"listener": "mx", "name": "default", "until": 2000.0},
+        {"listener": "mx", "name": "brand", "until": 4000.0},
+        {"listener": "mx", "name": "brand", "until": 3000.0},  # of a worker that still has the old one
+    ],
     "resolver": {
         "hits": 7,
         "misses": 3,
@@ -105,6 +110,8 @@ def test_how_things_are():
             ("mailgw_uptime_seconds",): 12.5,
             ("mailgw_workers_ready",): 1,
             ("mailgw_open_sessions", "mx"): 3,
+            ("mailgw_certificate_not_after_timestamp_seconds", "mx", "default"): 2000,
+            ("mailgw_certificate_not_after_timestamp_seconds", "mx", "brand"): 3000,
             ("mailgw_active_deliveries",): 2,
             ("mailgw_backed_off_destinations",): 1,
             ("mailgw_store_blocked",): 1,
