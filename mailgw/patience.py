@@ -1,14 +1,26 @@
 """How long we wait for what somebody else has promised, whatever becomes of it."""
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-__all__ = ["within"]
+from mailgw.values.address import Address
+from mailgw.values.delivery import Outcome
+
+__all__ = ["CutOff", "within"]
 
 T = TypeVar("T")
+
+
+class CutOff(CancelledError):
+    """A delivery was cancelled on its way; ``outcomes``: what had become of some of its recipients by then."""
+
+    def __init__(self, outcomes: Mapping[Address, Outcome]) -> None:
+        super().__init__(f"cancelled, with {len(outcomes)} outcomes")
+        self.outcomes = outcomes
 
 
 def within(promise: "Deferred[T]", seconds: float, clock: IReactorTime) -> "Deferred[T]":

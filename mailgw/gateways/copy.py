@@ -1,16 +1,17 @@
 """Deliver to several gateways: each recipient's mail goes to every one of them."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from attrs import Factory, evolve, field, frozen
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList
 from zope.interface import implementer
 
 from mailgw.gateways.members import Member, Members, is_down, some_names
 from mailgw.given import given
 from mailgw.interfaces import IGateway, IGateways
+from mailgw.patience import CutOff
 from mailgw.values.address import Address
 from mailgw.values.delivery import Fate, GatewayName, Outcome, Recipient, Shipment
 
@@ -37,19 +38,27 @@ class Copy:
     _decided: OrderedDict[_Key, Outcome] = field(init=False, repr=False, eq=False, factory=OrderedDict)
 
     async def deliver(self, shipment: Shipment) -> Mapping[Address, Outcome]:
-        answers = await gatherResults(
-            [Deferred.fromCoroutine(self._deliver(member, shipment)) for member in self._members],
-            consumeErrors=True,
-        )
-        outcomes = {r.address: _together([answer[r.address] for answer in answers]) for r in shipment.recipients}
+        attempts = [Deferred.fromCoroutine(self._deliver(member, shipment)) for member in self._members]
+        answers: list[Mapping[Address, Outcome]] = []
+        is_cut_off = False
+        results: Iterable[tuple[bool, Any]] = await DeferredList(attempts, consumeErrors=True)
+        for succeeded, result in results:  # when this is cancelled, too, all have their say
+            if not succeeded:
+                result.trap(CutOff)
+                is_cut_off = True
+            answers.append(result if succeeded else result.value.outcomes)
+        decided = [r.address for r in shipment.recipients if all(r.address in answer for answer in answers)]
+        outcomes = {address: _together([answer[address] for answer in answers]) for address in decided}
         for address, outcome in outcomes.items():
             if outcome.fate in (Fate.DELIVERED, Fate.NEVER):
                 for member in self._members:
                     self._decided.pop(_key(shipment, address, member), None)
+        if is_cut_off:
+            raise CutOff(outcomes)
         return outcomes
 
     async def _deliver(self, member: Member, shipment: Shipment) -> dict[Address, Outcome]:
-        """What the member says now, or has said before."""
+        """What the member says now, or has said before. Raises CutOff."""
         outcomes: dict[Address, Outcome] = {}
         left: list[Recipient] = []
         for recipient in shipment.recipients:
@@ -60,14 +69,22 @@ class Copy:
                 outcomes[recipient.address] = said
         if not left:
             return outcomes
-        answers = await member.deliver(shipment, tuple(left))
+        is_cut_off = False
+        answers: Mapping[Address, Outcome]
+        try:
+            answers = await member.deliver(shipment, tuple(left))
+        except CutOff as end:
+            is_cut_off, answers = True, end.outcomes
         # At once, not when the others have answered too: the attempt may be cancelled before.
         for address, outcome in answers.items():
             if outcome.fate in (Fate.DELIVERED, Fate.NEVER):
                 self._decided[_key(shipment, address, member)] = outcome
         while len(self._decided) > _MOST_KEPT:
             self._decided.popitem(last=False)
-        return outcomes | answers
+        outcomes.update(answers)
+        if is_cut_off:
+            raise CutOff(outcomes)
+        return outcomes
 
 
 def _key(shipment: Shipment, address: Address, member: Member) -> _Key:

@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from mailgw.interfaces import IGateway, IGateways
+from mailgw.patience import CutOff
 from mailgw.values.address import Address
 from mailgw.values.delivery import Fate, GatewayName, Outcome, Recipient, Shipment, later
 from mailgw.values.reply import Reply
@@ -38,7 +39,10 @@ class Member:
     wants_next_hop: bool
 
     async def deliver(self, shipment: Shipment, recipients: tuple[Recipient, ...]) -> dict[Address, Outcome]:
-        """Its outcome for each of the recipients; a fault of its own is "later", and stands in the log with its name."""
+        """Its outcome for each of the recipients; a fault of its own is "later", and stands in the log with its name.
+
+        Raises CutOff when it is cancelled.
+        """
         if not self.wants_next_hop and shipment.next_hop:
             shipment = evolve(shipment, next_hop="")
         if recipients is not shipment.recipients:
@@ -50,8 +54,10 @@ class Member:
             if not isinstance(answer, Mapping):
                 raise TypeError(f"{answer!r} is no mapping of addresses to outcomes")
             said = {recipient.address: answer.get(recipient.address) for recipient in recipients}
-        except CancelledError:
+        except CutOff:
             raise  # the attempt is over as a whole
+        except CancelledError:
+            raise CutOff({}) from None
         except Exception:
             _log.failure("gateway {name} failed with message {message}", name=self.name, message=shipment.message)
             return {recipient.address: _FAILED for recipient in recipients}

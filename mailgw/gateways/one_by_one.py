@@ -2,8 +2,10 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 
+from mailgw.patience import CutOff
 from mailgw.values.address import Address
 from mailgw.values.delivery import Outcome, Recipient, later
 from mailgw.values.reply import Reply
@@ -23,11 +25,15 @@ async def one_by_one(
     """``serve`` each group, and give its outcome for all in it.
 
     Where less than ``seconds``, which one may take, are left of an attempt, the rest is "later"; the first is always served.
+    Raises CutOff, with the outcomes so far, when it is cancelled.
     """
     began = clock.seconds()
     outcomes: dict[Address, Outcome] = {}
     for group in groups:
         has_time = not outcomes or clock.seconds() - began + seconds <= _LONGEST
-        outcome = await serve(group) if has_time else _NO_TIME_LEFT
+        try:
+            outcome = await serve(group) if has_time else _NO_TIME_LEFT
+        except CancelledError:
+            raise CutOff(outcomes) from None
         outcomes.update((recipient.address, outcome) for recipient in group)
     return outcomes

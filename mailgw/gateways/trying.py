@@ -6,6 +6,7 @@ from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
 from mailgw.gateways.members import Member, is_down
+from mailgw.patience import CutOff
 from mailgw.values.address import Address
 from mailgw.values.delivery import Fate, Outcome, Shipment
 
@@ -31,13 +32,16 @@ class Trying:
     async def deliver(self, members: Sequence[Member], shipment: Shipment) -> dict[Address, Outcome]:
         """Try the members in this order, but those that are known to be down last, with what the ones before could not deliver.
 
-        An "unknown" is never given to another one: it may have been delivered.
+        An "unknown" is never given to another one: it may have been delivered. Raises CutOff when it is cancelled.
         """
         awake = self.awake(members, shipment)
         outcomes: dict[Address, Outcome] = {}
         left = shipment.recipients
         for member in [*awake, *(one for one in members if one not in awake)]:
-            answers = await member.deliver(shipment, left)
+            try:
+                answers = await member.deliver(shipment, left)
+            except CutOff as end:
+                raise CutOff({**outcomes, **end.outcomes}) from None
             self._remember(_hop(member, shipment), all(map(is_down, answers.values())))
             for address, outcome in answers.items():
                 # What a living one said counts for more: the destination as a whole is down only where all are.

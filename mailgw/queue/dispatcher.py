@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from mailgw.interfaces import IGateway, IIdentity, IQueueStore, StoreUnavailable
 from mailgw.journal import Fault, Journal
+from mailgw.patience import CutOff
 from mailgw.queue.bounce import Report
 from mailgw.queue.conclusion import conclude, in_brief, understand
 from mailgw.queue.fairness import Job, Lane, Lanes
@@ -30,19 +31,21 @@ from mailgw.values.reply import Reply
 __all__ = ["Dispatcher"]
 
 TURN = 100  # shipments handed to gateways before the reactor has its turn
+_LAST_WORDS = 0.5  # seconds for a gateway that was cancelled to say what it has done until then
 _TOO_SLOW = Reply(451, "4.4.7", "the gateway did not answer in time")
 
 
 class _Flight:
     """A shipment in a gateway's hands that was not answered at once."""
 
-    __slots__ = ("answer", "is_over", "job", "lane", "started")
+    __slots__ = ("answer", "is_cancelled", "is_over", "job", "lane", "started")
 
     def __init__(self, lane: Lane, job: Job, started: float, answer: Deferred[Any]) -> None:
         self.lane = lane
         self.job = job
         self.started = started
         self.answer = answer
+        self.is_cancelled = False
         self.is_over = False
 
 
@@ -168,8 +171,8 @@ class Dispatcher:
     async def stop(self, seconds: float) -> None:
         """Start nothing new, give running deliveries ``seconds`` to end, release the rest, and write everything down.
 
-        Deliveries that have not ended by then are cancelled and will be tried again. Returns at the latest after that time, and
-        again half a second for the store.
+        Deliveries that have not ended by then are cancelled: whoever was served before is written down, the others will be tried
+        again. Returns at the latest after that time, half a second for gateways that do not end at once, and another for the store.
         """
         self._is_stopping = True
         self._reading.stop()
@@ -182,9 +185,11 @@ class Dispatcher:
         self._settling.hurry()
         await self._until_idle(seconds)
         for flight in list(self._flights):
-            self._leave(flight)
-            self._put_back(flight.job)
-            flight.answer.cancel()
+            self._cancel(flight)
+        if self._flights:
+            await self._until_idle(_LAST_WORDS)
+        for flight in list(self._flights):
+            self._cut_off(flight, None)
         self._settling.again()
         await self._until_idle(0.5)
         self._settling.stop()
@@ -292,6 +297,11 @@ class Dispatcher:
     def _answered(self, answer: Any, flight: _Flight) -> None:
         if flight.is_over:
             return  # too late: it has been settled or released already
+        if flight.is_cancelled:
+            self._cut_off(flight, answer)
+            self._settling.flush()
+            self._check_idle()
+            return
         flight.is_over = True
         del self._flights[flight]
         self._landed(flight.lane, flight.job, answer)
@@ -305,12 +315,38 @@ class Dispatcher:
             if flight.started + self._timeout > now:
                 self._deadline = self._clock.callLater(flight.started + self._timeout - now, self._too_late)
                 break
-            self._leave(flight)
-            flight.answer.cancel()
             self._fault(flight.job, f"no answer after {self._timeout:g} seconds")
-            self._concluded(flight.job, dict.fromkeys(_addresses(flight.job), later(_TOO_SLOW)))
+            self._cancel(flight)
+            if not flight.is_over:
+                self._cut_off(flight, None)
             self._reading.look(flight.lane)
         self._turn()
+
+    def _cancel(self, flight: _Flight) -> None:
+        """End a flight; most are over then, by `_cut_off`."""
+        flight.is_cancelled = True
+        try:
+            flight.answer.cancel()
+        except Exception as problem:  # of a canceller of the gateway's own
+            self._fault(flight.job, f"gateway failed: {in_brief(problem)}", format_exc())
+
+    def _cut_off(self, flight: _Flight, answer: Any) -> None:
+        """A flight was cancelled: who was served before is not served again; the others were not in time, or go back when we stop."""
+        self._leave(flight)
+        job, parcel = flight.job, flight.job.parcel
+        if isinstance(answer, Failure):
+            answer = answer.value.outcomes if isinstance(answer.value, CutOff) else {}
+        outcomes, _ = understand(answer, parcel.queued)
+        if not self._is_stopping:
+            self._concluded(job, {**dict.fromkeys(_addresses(job), later(_TOO_SLOW)), **outcomes})
+            return
+        over = {address for address, outcome in outcomes.items() if outcome.fate in (Fate.DELIVERED, Fate.NEVER)}
+        served = tuple([queued for queued in parcel.queued if queued.recipient.address in over])
+        others = tuple([queued for queued in parcel.queued if queued.recipient.address not in over])
+        if served:
+            self._concluded(job._replace(parcel=evolve(parcel, queued=served)), outcomes)
+        if others:
+            self._put_back(job._replace(parcel=evolve(parcel, queued=others)))
 
     def _leave(self, flight: _Flight) -> None:
         flight.is_over = True
@@ -326,6 +362,8 @@ class Dispatcher:
         outcomes: Mapping[Address, Outcome] = {}
         if isinstance(answer, Failure):
             self._fault(job, f"gateway failed: {in_brief(answer.value)}", answer.getTraceback())
+            if isinstance(answer.value, CutOff):  # by others than us: something that it waited for was cancelled
+                outcomes = answer.value.outcomes
         else:
             outcomes, problem = understand(answer, job.parcel.queued)
             if problem:

@@ -23,6 +23,7 @@ from zope.interface import implementer
 
 from mailgw.gateways.dialing import Dialer
 from mailgw.gateways.http import Http
+from mailgw.patience import CutOff
 from mailgw.testing import a_shipment, an_envelope, zone
 from mailgw.testing.contracts import GatewayContract
 from mailgw.testing.network import SameThread
@@ -451,6 +452,18 @@ def test_a_cancelled_request_is_not_made_again(loop: Loop, kept: bool) -> None:
     for _ in range(20):
         loop.reactor.iterate(0.001)
     assert len(posts.posts) == 1 + kept
+
+
+def test_a_cancelled_attempt_says_who_was_served_before(loop: Loop) -> None:
+    posts = Posts((200, {}, b""), (200, {}, None))
+    gateway = a_gateway(loop, f"http://127.0.0.1:{loop.listen(site(posts))}/", max_recipients=1)
+    attempt = Deferred.fromCoroutine(gateway.deliver(a_shipment("a@example.org", "b@example.org", "c@example.org")))
+    loop.until(lambda: len(posts.posts) == 2)
+    attempt.cancel()
+    with pytest.raises(CutOff) as cut:
+        loop.run(attempt)
+    assert [str(address) for address in cut.value.outcomes] == ["a@example.org"]
+    assert len(posts.posts) == 2
 
 
 # ── TLS ──

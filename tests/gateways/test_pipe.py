@@ -16,6 +16,7 @@ from mailgw.gateways import program as module
 from mailgw.gateways.exit_status import outcome_of
 from mailgw.gateways.pipe import Pipe
 from mailgw.gateways.system_user import NotPermitted, SystemUser
+from mailgw.patience import CutOff
 from mailgw.testing import a_shipment
 from mailgw.testing.contracts import GatewayContract
 from mailgw.testing.network import SameThread
@@ -316,6 +317,17 @@ def test_a_cancelled_delivery_ends_the_program(loop: Loop, tmp_path: Path) -> No
         loop.run(attempt)
     loop.until(lambda: not Path(f"/proc/{pid}").exists())
     assert int((tmp_path / "pid").read_text()) == pid
+
+
+def test_a_cancelled_attempt_says_who_was_served_before(loop: Loop, tmp_path: Path) -> None:
+    gateway = sh(loop, 'echo "$1" >> log; case $1 in b*) exec sleep 600;; esac', "{recipient}", directory=tmp_path)
+    attempt = Deferred.fromCoroutine(gateway.deliver(a_shipment("a@example.org", "b@example.org", "c@example.org")))
+    loop.until(lambda: (tmp_path / "log").exists() and "b@" in (tmp_path / "log").read_text())
+    attempt.cancel()
+    with pytest.raises(CutOff) as cut:
+        loop.run(attempt)
+    assert {str(address): outcome.fate for address, outcome in cut.value.outcomes.items()} == {"a@example.org": Fate.DELIVERED}
+    assert (tmp_path / "log").read_text() == "a@example.org\nb@example.org\n"
 
 
 # ── Settings ──
