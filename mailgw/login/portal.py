@@ -94,9 +94,8 @@ class InOrder:
     async def _ask(self, one: Accounts, form: Any, shown: Shown) -> str:
         shown.tape.patience = patience = Patience(self.clock, one.timeout)
         asking: Deferred[Any] = maybeDeferred(one.component.requestAvatarId, form)
-        patience.watch(asking)
         try:
-            login: Any = await asking
+            login: Any = await patience.watch(asking)
         except (UnauthorizedLogin, AccountsUnavailable):
             raise
         except Exception as problem:
@@ -108,6 +107,7 @@ class InOrder:
         finally:
             patience.pause()
             shown.tape.patience = None
+            shown.tape.turn += 1
         if not isinstance(login, str) or not login or len(login) > _MAX_LOGIN or not login.isprintable():
             self._fault(one, f"gave a {type(login).__name__} that is no login")
             raise AccountsUnavailable("failed, see the fault")

@@ -8,7 +8,7 @@ from twisted.cred.credentials import ICredentials, IUsernameHashedPassword, IUse
 from zope.interface import implementer
 from zope.interface.interface import InterfaceClass
 
-from mailgw.credentials import IAccounts, IBearerToken, IClientCertificate, ISaslDialogue, IScramProof, ScramVerifier
+from mailgw.credentials import AccountsUnavailable, IAccounts, IBearerToken, IClientCertificate, ISaslDialogue, IScramProof, ScramVerifier
 from mailgw.login.tape import Tape, drive
 from mailgw.smtp.mechanisms import base_of
 from mailgw.smtp.sasl import BadResponse, CertificateClaim, Claim, DigestClaim, PasswordClaim, TokenClaim
@@ -109,8 +109,10 @@ class ScramProof:
     _shown: "Shown" = field(repr=False)
     _claim: ScramClaim = field(repr=False)
     _others: bool  # whether other accounts will be asked after these
+    _turn: int
 
     async def prove(self, verifier: ScramVerifier) -> bool:
+        _check_turn(self._turn, self._shown.tape)
         if self._shown.spent or verifier.hash_name != self.hash_name or (verifier.made_up and self._others):
             return False  # the exchange happens once: with those who know the user, or with the last ones
         self._shown.spent = True
@@ -131,15 +133,23 @@ class Dialogue:
     initial: bytes | None = field(repr=False)
     _tape: Tape = field(repr=False)
     _replayed: int = field(repr=False)  # of what the tape has
+    _turn: int = field(repr=False)
     username: str = ""
 
     async def respond(self, challenge: bytes) -> bytes:
+        _check_turn(self._turn, self._tape)
         if self._replayed < len(self._tape.heard):
             self._replayed += 1
             return self._tape.heard[self._replayed - 1]
         response = await self._tape.ask(challenge)
         self._replayed = len(self._tape.heard)
         return response
+
+
+def _check_turn(turn: int, tape: Tape) -> None:
+    # Whoever was given up, and goes on all the same, must not speak to a client that others speak to by now.
+    if turn != tape.turn:
+        raise AccountsUnavailable("the time for an answer is over")
 
 
 class IShown(ICredentials):
@@ -171,7 +181,9 @@ class Shown:
             return Token(claim.username, claim.token) if claim.token else None
         if isinstance(claim, CertificateClaim):
             return ShownCertificate(claim.username, claim.certificate.fingerprint, claim.certificate.names)
-        return ScramProof(claim.username, claim.hash_name, self, claim, others) if isinstance(claim, ScramClaim) else None
+        if isinstance(claim, ScramClaim):
+            return ScramProof(claim.username, claim.hash_name, self, claim, others, self.tape.turn)
+        return None
 
     def _dialogue(self) -> Dialogue | None:
         if isinstance(self.claim, DigestClaim):
@@ -179,4 +191,4 @@ class Shown:
         # A name and a password can be shown again and again, other exchanges happen once.
         self.spent = not isinstance(self.claim, (PasswordClaim, TokenClaim))
         initial = self.tape.take_initial()
-        return Dialogue(self.mechanism, initial, self.tape, 0 if initial is None else 1)
+        return Dialogue(self.mechanism, initial, self.tape, 0 if initial is None else 1, self.tape.turn)

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 __all__ = ["Patience", "Tape", "drive"]
@@ -14,20 +14,32 @@ T = TypeVar("T")
 
 @define(eq=False)
 class Patience:
-    """Gives accounts up when they have taken ``seconds``; the time that the client takes is not theirs."""
+    """Gives accounts up when they have taken ``seconds``; the time that the client takes is not theirs.
+
+    As `mailgw.patience.within`, but it can pause.
+    """
 
     clock: IReactorTime
     seconds: float
     ran_out: bool = False
-    _waiting: "Deferred[Any] | None" = None
+    _promise: "Deferred[Any] | None" = None  # theirs
+    _result: "Deferred[Any] | None" = None  # ours, so that nobody waits for who does not heed that his time is up
     _paused: bool = False
     _timer: IDelayedCall | None = None
 
-    def watch(self, waiting: "Deferred[Any]") -> None:
-        """Cancel this when the time is over."""
-        self._waiting = waiting
+    def watch(self, promise: "Deferred[Any]") -> "Deferred[Any]":
+        """What it brings. It is cancelled when the time is over; what it brings after that is forgotten."""
+        result = self._result = Deferred(lambda _: promise.cancel())
+        self._promise = promise
+        promise.addBoth(self._arrive)
         if not self._paused:
             self.go_on()
+        return result
+
+    def _arrive(self, outcome: Any) -> None:
+        assert self._result is not None
+        if not self._result.called:
+            self._result.callback(outcome)
 
     def pause(self) -> None:
         """It is not they who are waited for."""
@@ -39,13 +51,18 @@ class Patience:
     def go_on(self) -> None:
         """From now on it is they again."""
         self._paused = False
-        if self._waiting is not None and not self._waiting.called:
+        if self._result is not None and not self._result.called:
             self._timer = self.clock.callLater(self.seconds, self._end)
 
     def _end(self) -> None:
-        assert self._waiting is not None
+        assert self._promise is not None
+        assert self._result is not None
         self.ran_out = True
-        self._waiting.cancel()
+        try:
+            self._promise.cancel()
+        finally:
+            if not self._result.called:
+                self._result.errback(CancelledError())
 
 
 @define(eq=False)
@@ -57,6 +74,7 @@ class Tape:
     heard: list[bytes] = field(factory=list, repr=False)
     ended: Exception | None = None  # what ended the exchange, whatever the accounts made of it
     patience: Patience | None = None
+    turn: int = 0  # how many accounts have been asked about it: theirs is over, whatever they still do
     _taken: bool = False  # the initial response is
 
     def take_initial(self) -> bytes | None:

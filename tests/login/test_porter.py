@@ -2,12 +2,13 @@
 
 import hmac
 from base64 import b64decode, b64encode
+from contextlib import suppress
 
 import pytest
 from attrs import define, field
 from scramp import ScramClient
 from twisted.cred.error import UnauthorizedLogin
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
@@ -249,6 +250,103 @@ def test_accounts_that_do_not_answer_are_given_up():
     with pytest.raises(AccountsUnavailable):
         run(login)
     assert house.failures == [("anna", "unavailable: store1: no answer within 5 s")]
+    assert not house.clock.getDelayedCalls()
+
+
+async def stubborn():
+    while True:
+        with suppress(Exception):
+            await Deferred()
+
+
+def raises(_):
+    raise KeyError("hunter2")
+
+
+HANGING = {
+    "a coroutine that goes on when it is cancelled": lambda: Deferred.fromCoroutine(stubborn()),
+    "a Deferred that waits for another": lambda: succeed(None).addCallback(lambda _: Deferred()),
+    "a Deferred that cannot be cancelled": lambda: Deferred(raises),
+}
+
+
+@pytest.mark.parametrize("make", HANGING.values(), ids=HANGING)
+@pytest.mark.parametrize("mechanism", ["PLAIN", "CRAM-MD5", "SCRAM-SHA-256"])
+def test_accounts_that_do_not_heed_that_their_time_is_up(mechanism, make):
+    class Hanging(Users):
+        def requestAvatarId(self, credentials):  # noqa: N802
+            return make()
+
+    house = a_house(Hanging(), Users(ANNA), timeout=5.0)
+    login = Deferred.fromCoroutine(house.login(mechanism, *shown(mechanism, "anna", "secret")))
+    house.clock.advance(4.9)
+    assert not login.called
+    with suppress(KeyError):  # the reactor writes it down and goes on
+        house.clock.advance(0.2)
+    assert run(login) == "anna"
+    assert not house.clock.getDelayedCalls()
+
+
+@define(eq=False)
+class TooLate(Users):
+    """Goes on when its time is up, and has its say later."""
+
+    gate: Deferred = field(factory=Deferred)
+    became: list = field(factory=list)
+
+    async def requestAvatarId(self, credentials):  # noqa: N802
+        with suppress(Exception):
+            await Deferred()
+        await self.gate
+        try:
+            return await self.speak(credentials)
+        except Exception as problem:
+            self.became.append(type(problem))
+            raise
+
+    async def speak(self, credentials):
+        return await super().requestAvatarId(credentials)
+
+
+@define(eq=False)
+class TooLateElsewhere(TooLate):
+    credentialInterfaces: tuple = (ISaslDialogue,)  # noqa: N815
+
+    async def speak(self, credentials):
+        return (await credentials.respond(b"Password, please")).decode()
+
+
+@pytest.mark.parametrize(
+    ("late", "mechanism"),
+    [(TooLate, "SCRAM-SHA-256"), (TooLateElsewhere, "PLAIN"), (TooLateElsewhere, "X-TWICE")],
+    ids=["SCRAM", "pass-through, others follow", "pass-through"],
+)
+def test_who_comes_too_late_says_nothing_to_the_client(late, mechanism):
+    """Whether others speak to it by now, or nobody does any more."""
+    hanging = late(passwords=ANNA, names=frozenset({mechanism}))
+    house = a_house(hanging, Users(ANNA), timeout=5.0)
+    initial, answer = scram() if mechanism.startswith("SCRAM") else (plain(), never_asked)
+    gates, challenges = [], []
+
+    async def respond(challenge):
+        challenges.append(challenge)
+        gates.append(Deferred())
+        await gates[-1]
+        return await answer(challenge)
+
+    login = Deferred.fromCoroutine(house.login(mechanism, initial, respond))
+    house.clock.advance(5.1)
+    heard = list(challenges)
+    hanging.gate.callback(None)
+    assert hanging.became == [AccountsUnavailable]
+    assert challenges == heard
+    for gate in gates:  # grows meanwhile
+        gate.callback(None)
+    if mechanism == "X-TWICE":
+        with pytest.raises(AccountsUnavailable):
+            run(login)
+    else:
+        assert run(login) == "anna"
     assert not house.clock.getDelayedCalls()
 
 
