@@ -166,7 +166,10 @@ class Inherited:
             descriptor = self.sockets.pop(socket_name(listener, endpoint))
         except KeyError:
             raise CannotBind(f'[listen.{listener.name}] endpoint "{endpoint}": the parent has handed over no such socket') from None
-        return take_over(descriptor, factory, self.crowd, self.reactor)
+        try:
+            return take_over(descriptor, factory, self.crowd, self.reactor)
+        except OSError as problem:
+            raise CannotBind(f'[listen.{listener.name}] endpoint "{endpoint}": {problem.strerror or problem}') from problem
 
 
 def bind(old: Sequence[Open], new: Sequence[Open], binder: Binder | Inherited, reactor: Any, journal: Journal) -> list[Any]:

@@ -7,6 +7,7 @@ on workers that are started get that, too, until the next reload: what the file 
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 from attrs import Factory, define, field
@@ -85,9 +86,14 @@ class Exchange:
 
     async def _exchange(self, plan: Plan) -> None:
         self.sockets.bind_also(plan.opened)
-        copy = transcript(plan.configuration.text)
-        asked = {number: worker.pid for number, worker in self.workers.items() if worker.state == "ready"}
-        try:
+        async with AsyncExitStack() as unless_kept:
+            unless_kept.push_async_callback(self.sockets.drop, plan.opened)
+            try:
+                copy = transcript(plan.configuration.text)
+            except OSError as problem:
+                raise Refusal("unavailable", f"workers cannot be told of it: {problem.strerror or problem}") from problem
+            unless_kept.callback(os.close, copy)
+            asked = {number: worker.pid for number, worker in self.workers.items() if worker.state == "ready"}
             refusals = await self._prepare(asked, by_name(plan.opened), copy)
             if refusals:
                 await self._tell_all(asked, "reload_drop")
@@ -95,10 +101,7 @@ class Exchange:
                 texts = [f"worker {number}: {problem}" for number, problem in refusals.items()]
                 raise Refusal("configuration" if "configuration" in kinds else "unavailable", "\n".join(texts))
             plan.keep = True
-        finally:
-            if not plan.keep:
-                os.close(copy)
-                await self.sockets.drop(plan.opened)
+            unless_kept.pop_all()
         os.close(self._transcript)
         self.configuration, self.house, self.parts, self._transcript = plan.configuration, plan.house, plan.parts, copy
         self.edition += 1

@@ -30,7 +30,7 @@ class Orders:
 
     gateway: MailGateway
     _plan: Plan | None = field(default=None, init=False)
-    _sockets: dict[str, int] = field(factory=dict, init=False)  # for the plan: descriptors by `socket_name`, ours to close
+    _sockets: dict[str, int] = field(factory=dict, init=False)  # for the plan, with which they are closed: descriptors by `socket_name`
     _held: ExitStack = field(factory=ExitStack, init=False)  # what ends with the plan
 
     def by_name(self) -> Mapping[str, Callable[..., Awaitable[_Answer]]]:
@@ -61,14 +61,18 @@ class Orders:
         if len(descriptors) != 1 + len(sockets):
             raise Refusal("bad-request", f"{len(sockets)} sockets and a transcript were announced, but {len(descriptors)} descriptors came")
         transcript, *listening = descriptors
+        ours: dict[str, int] = {}
         with ExitStack() as held:
             try:
-                self._plan = held.enter_context(self.gateway.plan(text_in(transcript)))
+                plan = held.enter_context(self.gateway.plan(text_in(transcript)))
+                held.callback(_close_all, ours)
+                for name, descriptor in zip(sockets, listening, strict=True):
+                    ours[name] = os.dup(descriptor)  # those that came are closed with this order
             except BadConfiguration as problem:
                 raise Refusal("configuration", str(problem)) from problem
-            self._held = held.pop_all()
-        # Those that came are closed with this order.
-        self._sockets = {name: os.dup(descriptor) for name, descriptor in zip(sockets, listening, strict=True)}
+            except OSError as problem:
+                raise Refusal("unavailable", f"it cannot be made ready: {problem.strerror or problem}") from problem
+            self._plan, self._sockets, self._held = plan, ours, held.pop_all()
         return {}
 
     async def _reload_keep(self) -> _Answer:
@@ -89,7 +93,10 @@ class Orders:
         return {}
 
     def _drop(self) -> None:
-        self._plan = None
-        while self._sockets:
-            os.close(self._sockets.popitem()[1])
+        self._plan, self._sockets = None, {}
         self._held.close()
+
+
+def _close_all(sockets: dict[str, int]) -> None:
+    while sockets:
+        os.close(sockets.popitem()[1])

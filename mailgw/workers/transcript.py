@@ -1,6 +1,7 @@
 """What the configuration file said when the parent found it good: all workers read that, whatever the file says when they start."""
 
 import os
+from contextlib import ExitStack
 
 __all__ = ["text_in", "transcript"]
 
@@ -8,8 +9,11 @@ __all__ = ["text_in", "transcript"]
 def transcript(text: str) -> int:
     """A descriptor of a copy in memory, for workers; it is the caller's to close. Raises OSError."""
     descriptor = os.memfd_create("mailgw-configuration", os.MFD_CLOEXEC)
-    with open(descriptor, "wb", closefd=False) as file:
-        file.write(text.encode())
+    with ExitStack() as failed:
+        failed.callback(os.close, descriptor)
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(text.encode())
+        failed.pop_all()
     return descriptor
 
 

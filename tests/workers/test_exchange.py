@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 from attrs import define, field
+from few_descriptors import room_for
 
 from mailgw.admin.reading import Refusal
 from mailgw.listening import CannotBind
@@ -168,6 +169,15 @@ def test_nobody_is_asked_where_the_parent_cannot():
     with pytest.raises(Refusal, match="the port is taken"):
         run(gateway.exchange.reload(False))
     assert (gateway.heard(), gateway.in_force()) == ([[], []], "old")
+
+
+def test_what_was_bound_is_given_up_where_workers_cannot_be_told():
+    gateway = Gateway()
+    with room_for(0), pytest.raises(Refusal, match="workers cannot be told of it: Too many open files") as caught:
+        run(gateway.exchange.reload(False))
+    assert caught.value.kind == "unavailable"
+    assert gateway.sockets.heard == ["bind", "drop"]
+    assert (gateway.heard(), gateway.in_force(), gateway.source.over) == ([[], []], "old", [])
 
 
 def test_who_was_ready_and_then_is_not_starts_again():

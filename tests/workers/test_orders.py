@@ -1,13 +1,17 @@
 """What a worker does when its parent tells it, and what becomes of the descriptors that come along; and its lifeline."""
 
 import os
+import resource
+import socket
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from attrs import define, field
+from few_descriptors import room_for
 
 from mailgw.admin.reading import Refusal
-from mailgw.listening import CannotBind
+from mailgw.listening import CannotBind, Inherited
 from mailgw.problems import BadConfiguration, Problem
 from mailgw.testing import run
 from mailgw.workers.lifeline import is_cut
@@ -102,6 +106,39 @@ def test_what_is_bad_is_refused(handed):
         order(orders, "prepare", sockets=["a b", "c d"], descriptors=handed[:1])
     with pytest.raises(Refusal, match="nothing was made ready"):
         order(orders, "keep")
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_what_cannot_be_taken_over_whole_is_refused_and_nothing_of_it_kept(handed, room):
+    orders = Orders(gateway := Gateway())
+    with room_for(room), pytest.raises(Refusal, match="it cannot be made ready: Too many open files") as caught:
+        order(orders, "prepare", sockets=["a b", "c d"], descriptors=handed)
+    assert caught.value.kind == "unavailable"
+    assert gateway.ends == 1
+    with pytest.raises(Refusal, match="nothing was made ready"):
+        order(orders, "keep")
+    order(orders, "prepare", sockets=["a b", "c d"], descriptors=handed)
+    order(orders, "drop")
+
+
+def test_a_socket_that_cannot_be_taken_over_is_a_problem_of_its_endpoint():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        before = os.listdir("/proc/self/fd")
+        inherited = Inherited({"mx tcp:25": os.dup(listening.fileno())}, None, None)
+        with room_for(0), pytest.raises(CannotBind, match=r'\[listen.mx\] endpoint "tcp:25": Too many open files'):
+            inherited.port(SimpleNamespace(name="mx"), "tcp:25", None)
+        assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_transcript_that_cannot_be_written_leaves_nothing_open():
+    before, limits = os.listdir("/proc/self/fd"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            transcript("longer than ten octets")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_transcript_can_be_read_again():
