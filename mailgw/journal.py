@@ -242,7 +242,7 @@ class Journal:
         for observer in self.observers:
             try:
                 observer.note(event)
-            except Exception as problem:  # an observer is a plugin: its fault must not cost mail
+            except BaseException as problem:  # an observer is a plugin: its fault must not cost mail
                 if id(observer) not in self._broken:
                     self._broken.add(id(observer))
                     self.note(Fault("", type(observer).__name__, f"observer failed: {problem!r}"))

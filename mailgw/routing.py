@@ -63,9 +63,13 @@ class Routing:
     async def find(self, facts: RecipientFacts) -> Found | None:
         """The first rule that answers, or None. What a route raises passes through; LookupError for a gateway that is not there."""
         for rule in self.rules:
-            answer = rule.route.route(facts)
-            if answer is not None and not isinstance(answer, Route) and isawaitable(answer):
-                answer = await answer
+            try:
+                answer = rule.route.route(facts)
+                if answer is not None and not isinstance(answer, Route) and isawaitable(answer):
+                    answer = await answer
+            except BaseException as problem:
+                problem.add_note(f"raised by route {rule.name}" + (f", {rule.where}" if rule.where else ""))
+                raise
             if answer is None:
                 continue
             if not (isinstance(answer, Route) and _is_name(answer.gateway) and (not answer.next_hop or _is_name(answer.next_hop))):

@@ -14,7 +14,7 @@ LONGEST = 400  # lines, without a reason in the docstring
 FLOORS = (
     {"values"},
     {"interfaces", "credentials", "given", "journal", "problems"},
-    {"smtp", "senderauth", "routing", "tls", "settings", "notify", "patience", "timekeeping", "descriptors"},
+    {"smtp", "senderauth", "routing", "tls", "settings", "notify", "patience", "endings", "timekeeping", "descriptors"},
     {"receive", "policies", "queue", "routes", "gateways", "storage", "login", "fetching", "dns", "observe", "watchdog", "expiry"},
     {"components", "config", "plugin_code"},
     {"assemble", "staff", "safekeeping"},

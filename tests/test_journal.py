@@ -1,3 +1,4 @@
+import pytest
 from attrs import define, field
 from zope.interface import implementer
 
@@ -17,9 +18,12 @@ class Keeps:
 
 
 @implementer(IObserver)
+@define
 class Raises:
+    problem: BaseException = field(factory=lambda: RuntimeError("broken"))
+
     def note(self, event):
-        raise RuntimeError("broken")
+        raise self.problem
 
 
 def test_all_observers_are_told():
@@ -32,12 +36,13 @@ def test_a_journal_without_observers():
     Journal().note(EVENT)
 
 
-def test_what_an_observer_raises_is_noted_once_and_keeps_nothing_from_the_others():
+@pytest.mark.parametrize("problem", [RuntimeError("broken"), SystemExit(3)], ids=repr)
+def test_what_an_observer_raises_is_noted_once_and_keeps_nothing_from_the_others(problem):
     before, after = Keeps(), Keeps()
-    journal = Journal((before, Raises(), after))
+    journal = Journal((before, Raises(problem), after))
     journal.note(EVENT)
     journal.note(EVENT)
-    fault = Fault("", "Raises", "observer failed: RuntimeError('broken')")
+    fault = Fault("", "Raises", f"observer failed: {problem!r}")
     assert before.events == [EVENT, fault, EVENT]
     assert after.events == [fault, EVENT, EVENT]
 

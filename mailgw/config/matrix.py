@@ -270,7 +270,7 @@ def _ask(asked: Asked, facts: RecipientFacts) -> Answer:
     """Ask one rule, without a reactor; a rule that fails does not permit."""
     try:
         answer = asked.component.may_relay(facts)
-    except Exception:
+    except (Exception, SystemExit, GeneratorExit):
         return "no"
     if isawaitable(answer):
         results: list[Any] = []

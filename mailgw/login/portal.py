@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from mailgw.credentials import AccountsUnavailable, IAccounts, ISubmitter
+from mailgw.endings import Ending, no_ending
 from mailgw.journal import Fault, Journal
 from mailgw.login.proofs import IShown, Shown, can_serve
 from mailgw.login.tape import Patience
@@ -93,7 +94,7 @@ class InOrder:
 
     async def _ask(self, one: Accounts, form: Any, shown: Shown) -> str:
         shown.tape.patience = patience = Patience(self.clock, one.timeout)
-        asking: Deferred[Any] = maybeDeferred(one.component.requestAvatarId, form)
+        asking: Deferred[Any] = maybeDeferred(one.component.requestAvatarId, form).addErrback(no_ending)
         try:
             login: Any = await patience.watch(asking)
         except (UnauthorizedLogin, AccountsUnavailable):
@@ -102,7 +103,8 @@ class InOrder:
             if patience.ran_out:
                 raise AccountsUnavailable(f"no answer within {one.timeout:g} s") from None
             if shown.tape.ended is None:
-                self._fault(one, f"failed: {type(problem).__name__}", _where(problem))
+                raised = problem.raised if isinstance(problem, Ending) else problem
+                self._fault(one, f"failed: {type(raised).__name__}", _where(raised))
             raise AccountsUnavailable("failed, see the fault") from None
         finally:
             patience.pause()
@@ -117,7 +119,7 @@ class InOrder:
         self.journal.note(Fault(self.session, f"accounts {one.name}", problem, where))
 
 
-def _where(problem: Exception) -> str:
+def _where(problem: BaseException) -> str:
     # Without its text and its values, which may be the password.
     frames = extract_tb(problem.__traceback__)
     return "\n".join(f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}' for frame in frames)

@@ -52,7 +52,7 @@ class Porter:
                 if channel.bindings:
                     bound = (f"{name}{_PLUS}" for name in listed)
                     names.update(name for name in bound if name in MECHANISMS and serves_itself(one.component, name))
-            except Exception as problem:
+            except BaseException as problem:
                 self.journal.note(Fault(client.session, f"accounts {one.name}", f"cannot say its mechanisms: {problem!r}"))
         if channel.certificate is None:
             names.discard("EXTERNAL")

@@ -46,7 +46,7 @@ def can_serve(accounts: IAccounts, mechanism: str) -> bool:
 def _mechanisms_of(accounts: IAccounts) -> frozenset[str]:
     try:
         return accounts.mechanisms()
-    except Exception:  # that is said where mechanisms are offered
+    except BaseException:  # that is said where mechanisms are offered
         return frozenset()
 
 

@@ -276,7 +276,7 @@ class Dispatcher:
         shipment = Shipment(parcel.message, parcel.envelope, parcel.content, recipients, job.destination.next_hop)
         try:
             answer: Any = self._gateways[job.destination.gateway].deliver(shipment)
-        except Exception as problem:
+        except BaseException as problem:  # SystemExit, too, as where a coroutine raises it
             answer = fail(problem)
         if isinstance(answer, dict):
             self._landed(lane, job, answer)

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
+from mailgw.endings import no_ending
 from mailgw.interfaces import IQueueStore
 from mailgw.journal import Fault, Journal
 from mailgw.patience import within
@@ -257,7 +258,8 @@ class Reading:
 async def find_route(routing: Routing, envelope: Envelope, recipient: Address, clock: IReactorTime, journal: Journal) -> Found | Outcome:
     """Where a queued recipient goes today, or what becomes of it: never, if no route wants it; later, if a route did not work."""
     try:
-        found = await within(Deferred.fromCoroutine(routing.find(facts_again(envelope, recipient))), ROUTE_TIMEOUT, clock)
+        finding = Deferred.fromCoroutine(routing.find(facts_again(envelope, recipient))).addErrback(no_ending)
+        found = await within(finding, ROUTE_TIMEOUT, clock)
     except Exception as problem:
         journal.note(Fault(envelope.session, "routing", f"route for {recipient} failed: {problem!r}", format_exc()))
         return _ROUTE_FAILED

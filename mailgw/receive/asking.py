@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
+from mailgw.endings import Ending, no_ending
 from mailgw.interfaces import LookupFailed, MemoryUnavailable
 from mailgw.journal import Fault, Journal
 from mailgw.patience import within
@@ -70,7 +71,8 @@ _METHODS = {
 async def settled_within(answer: Any, seconds: float, clock: IReactorTime) -> Any:
     """The result of what a plugin gave: a value as it is; a coroutine, Deferred or other awaitable awaited for so long.
 
-    Raises what it raises, or twisted.internet.defer.TimeoutError (the awaited is cancelled, and forgotten if it does not heed that).
+    Raises what it raises (SystemExit and its like as `Ending`), or twisted.internet.defer.TimeoutError (the awaited is cancelled,
+    and forgotten if it does not heed that).
     """
     if iscoroutine(answer):
         # Most have nothing to wait for, and then it costs little more than a call.
@@ -78,12 +80,16 @@ async def settled_within(answer: Any, seconds: float, clock: IReactorTime) -> An
             awaited = answer.send(None)
         except StopIteration as end:
             return end.value
+        except Exception:
+            raise
+        except BaseException as ended:
+            raise Ending(ended) from ended
         answer = Deferred.fromCoroutine(_rest_of(answer, awaited))
     elif not isinstance(answer, Deferred):
         if not isinstance(answer, Awaitable):
             return answer
         answer = Deferred.fromCoroutine(_awaited(answer))
-    return await within(answer, seconds, clock)
+    return await within(answer.addErrback(no_ending), seconds, clock)
 
 
 async def _awaited(answer: Awaitable[Any]) -> Any:
@@ -127,7 +133,12 @@ class Asker:
         clock, problem = self.clock, ""
         began = clock.seconds()
         try:
-            decision = getattr(asked.component, _METHODS[stage])(facts)
+            try:
+                decision = getattr(asked.component, _METHODS[stage])(facts)
+            except Exception:
+                raise
+            except BaseException as ended:  # not below, where GeneratorExit may be the end of this coroutine
+                raise Ending(ended) from ended
             if not isinstance(decision, Decision):
                 decision = await settled_within(decision, asked.timeout, clock)
         except (LookupFailed, MemoryUnavailable) as caught:  # nobody's mistake: no traceback

@@ -44,6 +44,13 @@ class Raises:
 
 @implementer(IRelayPolicy)
 @frozen
+class Leaves:
+    def may_relay(self, facts: RecipientFacts) -> Decision:
+        raise SystemExit(3)
+
+
+@implementer(IRelayPolicy)
+@frozen
 class AnybodyAtOurs:
     """Trusts the domain alone, and so takes what is routed on from there."""
 

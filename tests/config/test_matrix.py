@@ -89,7 +89,7 @@ def test_what_is_asked_about() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "answer"),
-    [("Raises", "no"), ("Waits", "unknown")],
+    [("Raises", "no"), ("Leaves", "no"), ("Waits", "unknown")],
 )
 def test_a_rule_that_fails_or_cannot_know_does_not_permit(kind: str, answer: str) -> None:
     cells, _ = matrix(permit('on = "mx"', f'type = "tests.config.parts:{kind}"'))

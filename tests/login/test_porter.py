@@ -8,7 +8,7 @@ import pytest
 from attrs import define, field
 from scramp import ScramClient
 from twisted.cred.error import UnauthorizedLogin
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
@@ -219,6 +219,25 @@ def test_the_password_in_an_exception_is_not_written_down():
     assert "hunter2" not in repr(fault)
 
 
+ENDINGS = {"leaves": SystemExit("hunter2"), "interrupts": KeyboardInterrupt(), "closes": GeneratorExit()}
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "later"])
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
+def test_accounts_that_would_end_us_are_a_fault(ending, later):
+    class Broken(Users):
+        def requestAvatarId(self, credentials):  # noqa: N802
+            if later:
+                return fail(ending)
+            raise ending
+
+    house = a_house(Broken(), Users({"anna": "hunter2"}, names=frozenset({"PLAIN"})))
+    assert run(house.login(initial=plain("anna", "hunter2"))) == "anna"
+    [fault] = house.notes.of(Fault)
+    assert (fault.component, fault.problem) == ("accounts store1", f"failed: {type(ending).__name__}")
+    assert "hunter2" not in repr(fault)
+
+
 @pytest.mark.parametrize("login", ["", None, b"anna", "a\nb", "x" * 300, ()], ids=repr)
 def test_an_answer_that_is_no_login(login):
     @implementer(IAccounts)
@@ -281,8 +300,7 @@ def test_accounts_that_do_not_heed_that_their_time_is_up(mechanism, make):
     login = Deferred.fromCoroutine(house.login(mechanism, *shown(mechanism, "anna", "secret")))
     house.clock.advance(4.9)
     assert not login.called
-    with suppress(KeyError):  # the reactor writes it down and goes on
-        house.clock.advance(0.2)
+    house.clock.advance(0.2)
     assert run(login) == "anna"
     assert not house.clock.getDelayedCalls()
 
@@ -497,10 +515,11 @@ def test_offers(accounts, cleartext, ip, tls, channel, offered):
     assert list(house.porter.offers(a_client(ip=ip, tls=tls), channel)) == offered
 
 
-def test_accounts_that_cannot_say_their_mechanisms():
+@pytest.mark.parametrize("problem", [RuntimeError("odd"), SystemExit(3)], ids=repr)
+def test_accounts_that_cannot_say_their_mechanisms(problem):
     class Broken(Users):
         def mechanisms(self):
-            raise RuntimeError("odd")
+            raise problem
 
     house = a_house(Broken(), Users(ANNA, names=frozenset({"PLAIN"})))
     assert house.porter.offers(a_client(tls=True), CHANNEL) == ("PLAIN",)

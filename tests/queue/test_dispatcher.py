@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from attrs import evolve
 from house import SCHEDULE, START, House
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from mailgw.interfaces import StoreFull, StoreUnavailable
@@ -289,6 +289,17 @@ async def stubborn(facts):
             await Deferred()
 
 
+@pytest.mark.parametrize("ending", [SystemExit(3), GeneratorExit()], ids=repr)
+def test_a_route_that_would_end_us_is_a_fault(ending):
+    house = House(rules=[Rule("odd", SimpleNamespace(route=lambda facts: fail(ending)))])
+    house.put("anna@example.org")
+    house.forget_leases()
+    house.dispatcher.start()
+    house.pass_time(40)
+    assert "routing failed" in house.rows()[0].reply
+    assert repr(ending) in house.noted("Fault")[0].problem
+
+
 HANGING = {"hangs": lambda facts: Deferred(), "does not heed that its time is up": stubborn}
 
 
@@ -362,6 +373,22 @@ def test_a_faulty_answer_is_later_with_one_fault(answer):
     assert (fault.component, fault.session) == ("mailboxes", "test")
     assert len(fault.problem) < 5000
     assert not house.dispatcher.status()["backed_off"]
+
+
+@pytest.mark.parametrize("ending", [SystemExit(3), KeyboardInterrupt()], ids=repr)
+def test_a_gateway_that_would_end_us_is_later_with_a_fault(ending):
+    def deliver(shipment):
+        raise ending
+
+    house = House()
+    house.dispatcher.start()
+    house.mailboxes.deliver = deliver
+    house.send("anna@example.org")
+    assert {row.reply for row in house.rows()} == {"451 4.3.0 the gateway failed, see the log"}
+    assert repr(ending) in house.noted("Fault")[0].problem
+    del house.mailboxes.deliver
+    house.pass_time(400)
+    assert house.rows() == []
 
 
 def test_a_missing_recipient_is_later_the_others_are_as_told():

@@ -12,10 +12,12 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from mailgw.api import HeaderField, Reply, defer, discard, permit, proceed, quarantine, reject
-from mailgw.journal import Accepted, Discarded, Fault, Held, Refused
+from mailgw.journal import Accepted, Discarded, Fault, Held, Journal, Refused
 from mailgw.policies.relay import Permit
-from mailgw.receive.asking import Asked, Rules, settled_within
-from mailgw.testing.server import MemoryServer
+from mailgw.receive.asking import Asked, Asker, Rules, settled_within
+from mailgw.routing import Routing, Rule
+from mailgw.testing.facts import a_sender
+from mailgw.testing.server import MemoryServer, Notes
 
 OURS = Permit(to=frozenset({"example.org"}), name="ours")
 
@@ -53,6 +55,30 @@ def chained(facts):
     return succeed(None).addCallback(lambda _: Deferred())  # called already, and waiting all the same
 
 
+def leaving(facts):
+    raise SystemExit(3)
+
+
+def interrupting(facts):
+    raise KeyboardInterrupt
+
+
+async def leaving_in_a_coroutine(facts):
+    raise SystemExit(3)
+
+
+async def leaving_later(facts):
+    await deferring.fail(SystemExit(3))
+
+
+async def closing(facts):
+    raise GeneratorExit
+
+
+def closing_a_deferred(facts):
+    return deferring.fail(GeneratorExit())
+
+
 def deliver(server, to="b@example.org", sender="a@example.com"):
     """The last reply that a client gets on its way to a delivered message."""
     talk = server.connect()
@@ -75,6 +101,12 @@ FAULTS = {
     "hangs-in-a-coroutine": hanging_coroutine,
     "hangs-whatever-it-is-told": stubborn,
     "hangs-behind-another": chained,
+    "leaves": leaving,
+    "interrupts": interrupting,
+    "leaves-in-a-coroutine": leaving_in_a_coroutine,
+    "leaves-in-a-coroutine-of-its-own": leaving_later,
+    "closes": closing,
+    "closes-a-deferred": closing_a_deferred,
     "answers-none": lambda facts: None,
     "answers-true": lambda facts: True,
     "answers-text": lambda facts: "ok",
@@ -326,3 +358,50 @@ def test_a_coroutine_with_nothing_to_wait_for_has_no_time_limit_to_set():
     clock.callLater = None  # nobody may ask for it
     settled = Deferred.fromCoroutine(settled_within(Waiting(0).answer(), 30, clock))
     assert settled.result == "answered"
+
+
+LATE = {"leaves": SystemExit(3), "interrupts": KeyboardInterrupt(), "closes": GeneratorExit()}
+
+
+@pytest.mark.parametrize("stage", ["mail", "relay", "rcpt", "data"])
+@pytest.mark.parametrize("ending", LATE.values(), ids=LATE)
+def test_what_would_end_us_is_a_fault_also_after_a_while(stage, ending):
+    answer = Deferred()
+
+    async def wait(facts):
+        await answer
+
+    policies = [] if stage == "relay" else [policy(stage, wait)]
+    server = MemoryServer(permits=[policy(stage, wait)] if stage == "relay" else [OURS], policies=policies)
+    talk = server.connect()
+    talk.heard()
+    for step in ["EHLO c", "MAIL FROM:<a@example.com>", "RCPT TO:<b@example.org>", "DATA", b"Subject: x\r\n\r\nx\r\n.\r\n"]:
+        if not talk.say(step):
+            break
+    answer.errback(ending)
+    assert talk.heard() == "451 4.3.0 local problem, try again later\r\n"
+    (fault,) = server.notes.of(Fault)
+    assert fault.problem == f"failed at {stage}: {ending!r}"
+    assert f"raised {ending!r}" in fault.traceback
+    assert talk.say("RSET").startswith("250 ")
+
+
+def test_a_session_that_is_closed_leaves_no_fault():
+    notes = Notes()
+    asking = Asker(Clock(), Journal((notes,))).ask(Asked("one", policy("mail", hanging)), "mail", a_sender(), [])
+    asking.send(None)
+    asking.close()
+    assert notes.events == []
+
+
+ROUTES = {"leaves": leaving, "leaves in a coroutine": leaving_in_a_coroutine, "closes": closing, "closes a Deferred": closing_a_deferred}
+
+
+@pytest.mark.parametrize("answer", ROUTES.values(), ids=ROUTES)
+def test_a_route_that_would_end_us_is_a_fault(answer):
+    route = type("Odd", (), {"route": staticmethod(answer)})()
+    server = MemoryServer(permits=[OURS], routing=Routing([Rule('to "@ours"', route, None, "mailgw.toml:9")]))
+    assert deliver(server).startswith("451 4.3.0 ")
+    (fault,) = server.notes.of(Fault)
+    assert fault.component == "route"
+    assert 'raised by route to "@ours", mailgw.toml:9' in fault.traceback
