@@ -21,7 +21,7 @@ _QUICK = 5.0  # seconds for what every answer has ready
 _PATIENT = 50.0  # seconds for the others: less than an operator waits for us
 _SLOW = (
     *("queue_retry", "queue_hold", "queue_release", "queue_drop", "queue_list", "queue_stats"),
-    *("part_give", "reload", "reload_prepare", "reload_keep"),
+    *("part_give", "reload", "reload_prepare", "reload_keep", "route"),
 )
 
 

@@ -15,6 +15,7 @@ from mailgw.admin.signpost import Signpost
 from mailgw.admin.still_house import still_house
 from mailgw.admin.together import Together
 from mailgw.assemble import load
+from mailgw.endings import Ending
 from mailgw.interfaces import IQueueDesk, StoreUnavailable
 from mailgw.storage.desk import Desk, read_only_desk
 from mailgw.storage.parts import folder_of, part_of, parts_in
@@ -103,9 +104,15 @@ class PlanReader:
         if operation != "route":
             raise Refusal("bad-request", f"a configuration alone has no {operation}")
         try:
-            return _finished(self._signpost.ask(**arguments))
+            return _finished(self._signpost.ask(Clock(), **arguments))
         except BadRequest as problem:
             raise Refusal("bad-request", str(problem)) from problem
+        except Refusal:
+            raise
+        except Exception as problem:
+            if isinstance(problem, Ending) and isinstance(problem.raised, KeyboardInterrupt):  # Ctrl-C while a plugin was at work
+                raise problem.raised from None
+            raise Refusal("fault", f"a route failed: {problem!r}") from problem
 
 
 def _finished(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class Operations(Guarding):
 
     async def route(self, **question: Any) -> dict[str, Any]:
         """Which way an address would go: see `Signpost.ask`."""
-        return await self.signpost.ask(**question)
+        return await self.signpost.ask(self.clock, **question)
 
     async def sessions(self, ip: str, login: str = "") -> dict[str, Any]:
         """``{"sessions": [{"session", "listener", "ip", "login"}, ...]}``: those that are there now, of the /24 or /48 or the login.

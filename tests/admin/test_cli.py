@@ -531,6 +531,43 @@ def test_what_cannot_be_recovered_is_named(place, daemon, bench):
     assert answered(say(place, "--json", "queue", "recover", "damaged-b")) == {"recovered": 2, "unreadable": unreadable}
 
 
+FAULTY = """\
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+from mailgw.api import IRoute
+
+@implementer(IRoute)
+@frozen
+class Faulty:
+    how: str
+    async def route(self, facts):
+        if facts.recipient.domain == "example.org":
+            if self.how == "hangs":
+                await Deferred()
+            raise {"raises": ValueError("odd"), "leaves": SystemExit(0), "interrupted": KeyboardInterrupt()}[self.how]
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "said"),
+    [
+        ("raises", 3, "mailgw: a route failed: ValueError('odd')"),
+        ("leaves", 3, "mailgw: a route failed: SystemExit(0)"),
+        ("hangs", 3, "mailgw: only a running daemon can find that out"),
+        ("interrupted", 1, "Aborted!"),
+    ],
+)
+def test_a_route_that_fails_without_a_daemon(place, monkeypatch, how, status, said):
+    (place / "faulty_route.py").write_text(FAULTY)
+    monkeypatch.syspath_prepend(os.fspath(place))
+    table = f'[[route]]\ntype = "faulty_route:Faulty"\nhow = "{how}"\n'
+    (place / "mailgw.toml").write_text(CONFIGURATION.replace("[[route]]\n", table + "[[route]]\n", 1))
+    result = say(place, "route", "dora@example.org")
+    sys.modules.pop("faulty_route")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (status, said)
+
+
 def test_an_address_without_a_route_is_status_1(place, daemon, bench):
     object.__setattr__(bench.operations.signpost, "routing", type(bench.operations.signpost.routing)(()))
     result = say(place, "route", "dora@example.org")

@@ -3,6 +3,8 @@
 from base64 import b64decode
 
 import pytest
+from attrs import evolve
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
@@ -13,6 +15,7 @@ from mailgw.admin.signpost import Signpost
 from mailgw.interfaces import IRecipientPolicy, StoreUnavailable
 from mailgw.journal import Fault, Ordered
 from mailgw.policies.verify_recipient import VerifyRecipient
+from mailgw.receive.asking import Asked, Rules
 from mailgw.routes.default import Default
 from mailgw.routing import Routing, Rule
 from mailgw.storage.in_process import InProcessStore
@@ -346,7 +349,7 @@ def test_route(bench, question, gateway, known, permit):
 def test_a_route_whose_recipients_another_server_knows():
     verify = VerifyRecipient(gateways={}, memory=InProcessMemory(at("2026-01-05T10:00+00:00")))
     rule = Rule("otherwise", Default("mailboxes"), verify)
-    answer = run(Signpost(Routing([rule]), {}).ask("dora@example.org"))
+    answer = run(Signpost(Routing([rule]), {}).ask(Clock(), "dora@example.org"))
     assert answer["recipient"] == {"state": "not asked", "text": "to know it, another server must be asked"}
 
 
@@ -357,8 +360,41 @@ def test_who_knows_recipients_is_told_the_way():
             return reject(f"{facts.gateway} {facts.next_hop}")
 
     rule = Rule("otherwise", Default("internet"), Inquisitive())
-    answer = run(Signpost(Routing([rule], frozenset({"internet"})), {}).ask("dora@example.org"))
+    answer = run(Signpost(Routing([rule], frozenset({"internet"})), {}).ask(Clock(), "dora@example.org"))
     assert answer["recipient"]["text"] == "550 5.7.1 internet example.org"
+
+
+class Never:
+    """Waits for ever, as a route, a recipients' list and a permit rule."""
+
+    async def route(self, facts):
+        await Deferred()
+
+    check_recipient = may_relay = route
+
+
+def test_a_route_that_never_answers_is_not_waited_for_for_ever(bench):
+    operations = evolve(bench.operations, signpost=Signpost(Routing([Rule("otherwise", Never())]), {}))
+    asking = Deferred.fromCoroutine(operations.perform("route", {"address": "a@example.org"}))
+    bench.clock.advance(29)
+    assert not asking.called
+    bench.clock.advance(1)
+    heard = []
+    asking.addErrback(lambda failure: heard.append((failure.value.kind, str(failure.value))))
+    assert heard == [("fault", "the routes gave no answer within 30 s; a client would hear 451")]
+    assert bench.clock.getDelayedCalls() == []
+
+
+def test_who_else_never_answers_is_said(bench):
+    routing = Routing([Rule("otherwise", Default("mailboxes"), Never())])
+    rules = {"mx": Rules(relay=(Asked("slow", Never()),))}
+    asking = Deferred.fromCoroutine(Signpost(routing, rules).ask(bench.clock, "a@example.org"))
+    bench.clock.advance(30)
+    bench.clock.advance(0)
+    answer = asking.result
+    assert answer["route"]["gateway"] == "mailboxes"
+    assert answer["recipient"] == {"state": "deferred", "text": "it cannot be known now: no answer in time"}
+    assert answer["permit"] == [{"listener": "mx", "permitted": False, "by": "no permit rule matches"}]
 
 
 def test_route_says_rule_and_next_hop(bench):
