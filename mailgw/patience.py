@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailgw.values.address import Address
@@ -13,6 +14,8 @@ from mailgw.values.delivery import Outcome
 __all__ = ["CutOff", "within"]
 
 T = TypeVar("T")
+
+_log = Logger(namespace="mailgw.patience")
 
 
 class CutOff(CancelledError):
@@ -27,12 +30,18 @@ def within(promise: "Deferred[T]", seconds: float, clock: IReactorTime) -> "Defe
     """What ``promise`` brings, or twisted.internet.defer.TimeoutError after so many seconds; it is cancelled then.
 
     `Deferred.addTimeout` would go on waiting for a coroutine that does not heed that: ``except Exception`` around an ``await``
-    catches CancelledError, too. What such a one brings later is forgotten.
+    catches CancelledError, too; nor would it wake up where a canceller raises. What such a one brings later is forgotten.
     """
     timer: IDelayedCall | None = None
 
+    def end() -> None:
+        try:
+            promise.cancel()
+        except Exception:
+            _log.failure("what nobody waits for any more could not be cancelled")
+
     def give_up() -> None:
-        promise.cancel()
+        end()
         if not result.called:
             result.errback(TimeoutError(seconds, "Deferred"))
 
@@ -47,7 +56,7 @@ def within(promise: "Deferred[T]", seconds: float, clock: IReactorTime) -> "Defe
     def cancel(_: "Deferred[T]") -> None:
         if timer is not None and timer.active():
             timer.cancel()
-        promise.cancel()
+        end()
 
     result: Deferred[T] = Deferred(cancel)
     promise.addBoth(arrive)

@@ -30,6 +30,10 @@ def chained():
     return succeed(None).addCallback(lambda _: Deferred())  # called, and without a result
 
 
+def failing(_):
+    raise KeyError("x")
+
+
 def a_result(promise):
     """Everything that somebody waiting sees, in order, and the clock he waits by."""
     clock, seen = Clock(), []
@@ -41,6 +45,7 @@ def a_result(promise):
 PROMISES = {
     "a Deferred": (Deferred, TimeoutError),
     "a Deferred that waits for another": (chained, TimeoutError),
+    "a Deferred that cannot be cancelled": (lambda: Deferred(failing), TimeoutError),
     "a coroutine": (lambda: Deferred.fromCoroutine(hanging()), TimeoutError),
     "a coroutine that has an answer when it is cancelled": (lambda: Deferred.fromCoroutine(polite()), "what I have"),
     "a coroutine that goes on when it is cancelled": (lambda: Deferred.fromCoroutine(stubborn()), TimeoutError),

@@ -1,6 +1,7 @@
 """What a client has said in one SASL exchange, kept so that several accounts can be asked about it, and then forgotten."""
 
 from collections.abc import Awaitable, Callable, Generator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from attrs import define, field
@@ -29,7 +30,7 @@ class Patience:
 
     def watch(self, promise: "Deferred[Any]") -> "Deferred[Any]":
         """What it brings. It is cancelled when the time is over; what it brings after that is forgotten."""
-        result = self._result = Deferred(lambda _: promise.cancel())
+        result = self._result = Deferred(lambda _: self._cancel())
         self._promise = promise
         promise.addBoth(self._arrive)
         if not self._paused:
@@ -55,14 +56,16 @@ class Patience:
             self._timer = self.clock.callLater(self.seconds, self._end)
 
     def _end(self) -> None:
-        assert self._promise is not None
         assert self._result is not None
         self.ran_out = True
-        try:
+        self._cancel()
+        if not self._result.called:
+            self._result.errback(CancelledError())
+
+    def _cancel(self) -> None:
+        assert self._promise is not None
+        with suppress(Exception):  # of a canceller of theirs; it is not written down, as its text may be the password
             self._promise.cancel()
-        finally:
-            if not self._result.called:
-                self._result.errback(CancelledError())
 
 
 @define(eq=False)
