@@ -48,12 +48,12 @@ def explain(speaker: Speaker, what: str) -> None:
     found = stories_of(speaker).about(what)
     if not found:
         raise speaker.failed("not-found", f"nothing is known about {what}: no such reference, message, session or address in the records")
-    if speaker.as_json:
-        return speaker.out.json({"stories": [{**story.record, "later": list(story.later)} for story in found[-_MOST_SHOWN:]]})
     found = _without_echoes(found)
     shown = found[-_MOST_SHOWN:]
     if len(found) > len(shown):
         speaker.note(f"{len(found)} stories; these are the newest {len(shown)}. mailgw log --address {what} lists all")
+    if speaker.as_json:
+        return speaker.out.json({"stories": [{**story.record, "later": list(story.later)} for story in shown]})
     for number, story in enumerate(shown):
         if number:
             speaker.out.line("")
