@@ -68,7 +68,7 @@ class Routing:
                 if answer is not None and not isinstance(answer, Route) and isawaitable(answer):
                     answer = await answer
             except BaseException as problem:
-                problem.add_note(f"raised by route {rule.name}" + (f", {rule.where}" if rule.where else ""))
+                problem.add_note(f"raised by the rule {rule.name}" + (f", {rule.where}" if rule.where else ""))
                 raise
             if answer is None:
                 continue

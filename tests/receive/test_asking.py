@@ -404,4 +404,4 @@ def test_a_route_that_would_end_us_is_a_fault(answer):
     assert deliver(server).startswith("451 4.3.0 ")
     (fault,) = server.notes.of(Fault)
     assert fault.component == "route"
-    assert 'raised by route to "@ours", mailgw.toml:9' in fault.traceback
+    assert 'raised by the rule to "@ours", mailgw.toml:9' in fault.traceback
