@@ -208,6 +208,8 @@ def test_workers_count_together(tmp_path, sink):
     (gateway.folder / "users").write_text(f"anna:{{PLAIN}}{PASSWORD}\n")
     (gateway.folder / "users").chmod(0o600)
     with gateway, ExitStack() as connected:
+        # The first that is up answers for all, and would hear so many connections from one client that it refuses more.
+        wait_until(lambda: all(one["state"] == "ready" for one in gateway.ask("status")["workers"].values()), "readiness of all workers")
         clients = {}
         for _ in range(200):  # until each worker has one
             client = connected.enter_context(connect(gateway, ATTACKER))
