@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 from attrs import define, evolve, field
+from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
 from twisted.internet.protocol import Factory
@@ -18,6 +19,7 @@ from mailgw.gateways.server_login import CannotLogIn, ServerLogin, is_loopback
 from mailgw.gateways.talking import Talk
 from mailgw.gateways.threads import in_thread
 from mailgw.interfaces import IDialer, IIdentity
+from mailgw.patience import CutOff
 from mailgw.smtp.client import ClientSession
 from mailgw.smtp.client_events import Asked, Finished
 from mailgw.smtp.framing import Nature
@@ -60,7 +62,7 @@ class Connections:
         """Hand the shipment to the first next hop that takes it (RFC 5321 §5.1).
 
         The next one is tried for those recipients whose server could not be reached, sent 421, or was lost before the end of
-        the content, and while ``attempt_timeout`` has not passed. There must be one hop at least.
+        the content, and while ``attempt_timeout`` has not passed. There must be one hop at least. Raises CutOff when it is cancelled.
         """
         deadline = self.clock.seconds() + self.attempt_timeout
         try:
@@ -74,6 +76,10 @@ class Connections:
                 answers = (await self._hand_over(left, nature, hop, deadline)).outcomes
             except NotReached as problem:
                 answers = _all(left, evolve(refused_by(hop, problem.reply), heard=problem.heard))
+            except CutOff as end:
+                raise CutOff({**outcomes, **end.outcomes}) from None
+            except CancelledError:
+                raise CutOff(outcomes) from None
             outcomes.update(answers)
             again = tuple(
                 r for r in left.recipients if (o := answers[r.address]).fate is Fate.LATER and (o.unreachable or o.reply.code == 421)

@@ -5,7 +5,9 @@ from typing import Any
 
 from attrs import frozen
 from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from zope.interface import implementer
 
@@ -41,7 +43,10 @@ class Dialer:
     reactor: Any
 
     async def dial(self, where: str, factory: IProtocolFactory, timeout: float) -> Any:
-        return await self._endpoint(where, timeout).connect(factory)
+        try:
+            return await self._endpoint(where, timeout).connect(factory)
+        except ConnectingCancelledError:  # an endpoint's own word for it, which nobody else knows
+            raise CancelledError from None
 
     def _endpoint(self, where: str, timeout: float) -> IStreamClientEndpoint:
         # The endpoints want whole seconds in their annotations and take any number.

@@ -15,6 +15,7 @@ from mailgw.gateways.carrier import Carrier
 from mailgw.gateways.logging_in import Login
 from mailgw.gateways.next_hop import NotReached
 from mailgw.gateways.security import Security, in_words
+from mailgw.patience import CutOff
 from mailgw.smtp.client import BadReply, ClientSession
 from mailgw.smtp.client_events import (
     Asked,
@@ -32,7 +33,7 @@ from mailgw.smtp.client_events import (
 from mailgw.smtp.framing import Nature
 from mailgw.values.address import Address
 from mailgw.values.content import Content
-from mailgw.values.delivery import Shipment
+from mailgw.values.delivery import Fate, Shipment
 from mailgw.values.reply import Reply
 
 __all__ = ["Talk"]
@@ -90,9 +91,9 @@ class Talk(Protocol):
     # ── What we want ──
 
     def hand_over(self, shipment: Shipment, nature: Nature, deadline: float = inf) -> Deferred[Finished]:
-        """Deliver a shipment; never fails. Cancelling drops the connection."""
+        """Deliver a shipment; never fails. Cancelling drops the connection: CutOff, with those about whom all was said."""
         self._deadline = deadline
-        result: Deferred[Finished] = Deferred(self._cancelled)
+        result: Deferred[Finished] = Deferred(self._cut_off)
         self._waiting = result
         self._content = shipment.content
         self.messages += 1
@@ -300,6 +301,16 @@ class Talk(Protocol):
     def _cancelled(self, _: Deferred[Any]) -> None:
         self._waiting = None
         self._give_up("given up")
+
+    def _cut_off(self, result: Deferred[Finished]) -> None:
+        def tell(finished: Finished) -> None:
+            over = {address: said for address, said in finished.outcomes.items() if said.fate in (Fate.DELIVERED, Fate.NEVER)}
+            result.errback(CutOff(over))
+
+        self._waiting = Deferred()
+        self._waiting.addCallback(tell)
+        self._give_up("given up")
+        self._waiting = None
 
     def _leave(self) -> None:
         gone, self._gone = self._gone, None

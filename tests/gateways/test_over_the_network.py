@@ -5,10 +5,16 @@ from typing import Any
 
 import pytest
 from twisted.internet import error
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.protocol import Factory
+from twisted.internet.testing import MemoryReactorClock
 
+from mailgw.gateways.dialing import Dialer
 from mailgw.gateways.lmtp import Lmtp
 from mailgw.gateways.smarthost import Smarthost
 from mailgw.interfaces import LookupFailed
+from mailgw.patience import CutOff
+from mailgw.testing import run
 from mailgw.testing.facts import MESSAGE, a_shipment, an_address
 from mailgw.testing.mail_server import DROP, SILENCE, MailServer, Taken
 from mailgw.testing.network import Network
@@ -247,6 +253,37 @@ def test_a_cancelled_delivery_drops_its_connection() -> None:
     delivery.cancel()
     assert network.open_connections == 0
     assert network.clock.getDelayedCalls() == []
+
+
+CUT_OFF: dict[str, tuple[Any, Any]] = {
+    "in the midst of the answers": (SILENCE, {}),
+    "the next server says nothing": ("421 4.3.2 closing", {"greeting": SILENCE}),
+    "the next server hangs": ("421 4.3.2 closing", {".": SILENCE}),
+}
+
+
+@pytest.mark.parametrize(("last", "then"), CUT_OFF.values(), ids=CUT_OFF)
+def test_a_cancelled_delivery_says_who_was_served_before(last: Any, then: dict[str, Any]) -> None:
+    first = MailServer({". ben@example.org": "550 5.2.1 closed", ". cleo@example.org": last}, lmtp=True)
+    network = Network({"192.0.2.1:24": first, "192.0.2.2:24": MailServer(then, lmtp=True)})
+    gateway = Lmtp(["192.0.2.1", "192.0.2.2"], **given(network))
+    delivery = network.start(gateway.deliver(a_shipment("anna@example.org", "ben@example.org", "cleo@example.org")))
+    assert not delivery.called
+    delivery.cancel()
+    with pytest.raises(CutOff) as cut:
+        network.result(delivery)
+    over = {address: outcome for address, outcome in cut.value.outcomes.items() if outcome.fate is not Fate.LATER}
+    assert said(over) == {"anna": "delivered 250 2.0.0", "ben": "never 550 5.2.1"}
+    assert network.open_connections == 0
+    assert network.clock.getDelayedCalls() == []
+
+
+def test_a_connection_that_is_not_there_yet_is_cancelled_like_all_else() -> None:
+    reactor = MemoryReactorClock()
+    dialing = Deferred.fromCoroutine(Dialer(reactor).dial(ONE, Factory(), 30))
+    dialing.cancel()
+    with pytest.raises(CancelledError):
+        run(dialing)
 
 
 def test_a_big_message_from_a_file(tmp_path: Path) -> None:
