@@ -43,7 +43,9 @@ TARGETS = ("all", "worker", "parent")
 SENDERS = 6
 GROWN = 10.0  # seconds, after which a worker's death is no longer one of many; its parent then waits for nothing
 # What may well be said: that a worker was killed, and who minds its part; the old workers' port when only the parent was killed.
-_KILLED = re.compile(r"worker \d+ (has died after .* signal 9 |is started again|looks after)|Address already in use|is in use; waiting up to")
+_KILLED = re.compile(
+    r"worker \d+ (has died after .* signal 9 |is started again|looks after)|is in use; waiting up to|Address already in use"
+)
 NEAR = 2.0  # seconds between a delivery and a kill, within which the delivery may not have been written down
 
 
