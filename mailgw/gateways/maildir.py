@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 from attrs import field, frozen
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorThreads
 from zope.interface import implementer
 
@@ -17,6 +18,7 @@ from mailgw.gateways.line_ends import as_unix
 from mailgw.gateways.threads import in_thread
 from mailgw.given import given
 from mailgw.interfaces import IClock, IGateway, IIdentity
+from mailgw.patience import CutOff
 from mailgw.values.address import Address
 from mailgw.values.content import Content
 from mailgw.values.delivery import Outcome, Shipment, delivered, later, never
@@ -54,7 +56,21 @@ class Maildir:
     threads: IReactorThreads = given(IReactorThreads)
 
     async def deliver(self, shipment: Shipment) -> Mapping[Address, Outcome]:
-        return await in_thread(self.threads, lambda: {r.address: self._store(shipment, r.address) for r in shipment.recipients})
+        outcomes: dict[Address, Outcome] = {}
+        is_cut_off = False
+
+        def store() -> None:
+            for recipient in shipment.recipients:
+                if is_cut_off:
+                    break
+                outcomes[recipient.address] = self._store(shipment, recipient.address)
+
+        try:
+            await in_thread(self.threads, store)
+        except CancelledError:
+            is_cut_off = True  # the thread, which cannot be cancelled, stops after the one that it is writing
+            raise CutOff(dict(outcomes)) from None
+        return outcomes
 
     def _store(self, shipment: Shipment, recipient: Address) -> Outcome:
         try:

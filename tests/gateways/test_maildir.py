@@ -3,12 +3,16 @@
 import errno
 import os
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
+from attrs import evolve
+from twisted.internet.defer import Deferred
 
 from mailgw.gateways import maildir as module
 from mailgw.gateways.maildir import Maildir
+from mailgw.patience import CutOff
 from mailgw.testing.clock import at
 from mailgw.testing.facts import a_shipment
 from mailgw.testing.network import SameThread
@@ -58,6 +62,37 @@ def test_many_in_one_box_have_names_of_their_own(tmp_path: Path) -> None:
     for _ in range(3):
         deliver(tmp_path, *(f"u{n}@example.org" for n in range(5)))
     assert len(list((tmp_path / "new").iterdir())) == 15
+
+
+def test_a_cancelled_delivery_says_who_was_served_before_and_serves_nobody_after(tmp_path: Path) -> None:
+    is_writing, may_write = Event(), Event()
+    names = iter(["anna", "ben", "carl"])
+
+    class Slow:
+        """A disk that takes its time for ben: the clock is asked once for each file."""
+
+        def now(self) -> Any:
+            if next(names) == "ben":
+                is_writing.set()
+                assert may_write.wait(60)
+            return at("2026-01-05T10:00+00:00").now()
+
+    class Aside(SameThread):
+        def callInThread(self, callable: Any, *args: Any, **kwargs: Any) -> None:  # noqa: A002, N802
+            self.thread = Thread(target=callable, args=args, kwargs=kwargs)
+            self.thread.start()
+
+    threads = Aside()
+    gateway = evolve(a_maildir(tmp_path / "{local_part}"), clock=Slow(), threads=threads)
+    attempt = Deferred.fromCoroutine(gateway.deliver(a_shipment("anna@example.org", "ben@example.org", "carl@example.org")))
+    assert is_writing.wait(60)
+    attempt.cancel()
+    with pytest.raises(CutOff) as cut:
+        run(attempt)
+    may_write.set()
+    threads.thread.join()
+    assert {str(address): outcome.fate for address, outcome in cut.value.outcomes.items()} == {"anna@example.org": Fate.DELIVERED}
+    assert sorted(box.name for box in tmp_path.iterdir()) == ["anna", "ben"]
 
 
 @pytest.mark.parametrize("local_part", ['"../x"', '".."', "a/b", '".hidden"', "/x"])
