@@ -12,9 +12,11 @@ from typing import Any, ClassVar, Literal
 
 from attrs import asdict, frozen
 from name_server import NameServer
-from process_tree import ProcessTree, free_port
+from process_tree import ProcessTree
 from quota import Quota
 from servers import NAMES, Server, Wish
+
+from mailgw.testing.ports import free_port
 
 __all__ = ["CASES", "Case", "Figures"]
 

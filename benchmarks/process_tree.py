@@ -10,18 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["ProcessTree", "free_port"]
+__all__ = ["ProcessTree"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")  # a second; CPU is told in these steps
 _PATIENCE = 30.0  # seconds until something that must happen counts as not happening
 _CALM = 0.3  # seconds without noticeable use of CPU, after which a server counts as done
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class ProcessTree:
